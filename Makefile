@@ -1,0 +1,53 @@
+# Two commands for a fresh machine: `make demo` and `make test`. Both make their own .venv.
+#
+#   make demo    simulate a beamtime, process it, score it against the known truth
+#   make test    formatting, lint, types, and the whole test suite
+#   make lock    write constraints.txt anew from the newest versions that pyproject.toml allows
+#   make clean   remove the demo and the environment
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO ?= demo
+SEED ?= 1
+
+.PHONY: demo test lint lock clean
+
+$(VENV)/.runtime: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing dichrotomo into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	@echo "installing the test tools into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(DEMO)/beamtime/beamtime.yaml: | $(VENV)/.runtime
+	@$(BIN)/dichrotomo simulate $(DEMO)/beamtime --preset demo --seed $(SEED)
+
+demo: $(VENV)/.runtime $(DEMO)/beamtime/beamtime.yaml
+	@$(BIN)/dichrotomo run $(DEMO)/beamtime/beamtime.yaml --out $(DEMO)/result
+	@$(BIN)/dichrotomo score $(DEMO)/result --truth $(DEMO)/beamtime/truth.h5
+	@echo "result: $(DEMO)/result/result.nxs"
+	@echo "report: $(DEMO)/result/report.html"
+
+lint: $(VENV)/.dev
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+test: lint
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lock:
+	@rm -rf build/lock
+	@$(PYTHON) -m venv build/lock
+	@build/lock/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@{ echo "# Written by 'make lock': the versions that the test suite passed with."; \
+	   build/lock/bin/python -m pip freeze --exclude-editable; } > constraints.txt
+	@rm -rf build/lock
+
+clean:
+	rm -rf $(DEMO) $(VENV) build

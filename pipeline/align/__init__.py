@@ -1,0 +1,1 @@
+"""Alignment: within a series by tomographic consistency, between series by registration."""

@@ -1,0 +1,1 @@
+"""From volumes to materials science: density, grains, resolution, uncertainty, scores."""

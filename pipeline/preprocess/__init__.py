@@ -1,0 +1,1 @@
+"""From complex transmission to phase on one pixel size, air at zero."""

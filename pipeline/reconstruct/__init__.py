@@ -1,0 +1,1 @@
+"""What is reconstructed: scalar, vector and orientation fields."""

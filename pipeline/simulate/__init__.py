@@ -1,0 +1,1 @@
+"""Synthetic beamtimes of known truth."""

@@ -1,0 +1,77 @@
+"""Projection stacks, named by how far along the path they are.
+
+Axes, frames and units: the table in `pipeline/__init__.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Contrast = Literal["scalar", "circular", "linear"]
+
+
+@dataclass(frozen=True)
+class PhaseStack:
+    """Phase projections, air at zero, on the common pixel size, not aligned.
+
+    Attributes
+    ----------
+    data : (n_proj, ny, nx) float32 [rad], matter negative.
+    angles_deg : (n_proj,) float64 rotation about lab y [degree].
+    pixel_size_m : float [m].
+    energy_ev : float [eV].
+    noise : float rms in air per pixel [rad].
+    diagnostics : per-projection findings, each (n_proj,) (ramp, offset, air fraction, ...).
+    """
+
+    data: NDArray[np.float32]
+    angles_deg: NDArray[np.float64]
+    pixel_size_m: float
+    energy_ev: float
+    noise: float
+    diagnostics: Mapping[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class AlignedStack:
+    """Phase projections with the shift removed and a rotation of its own for each.
+
+    Attributes
+    ----------
+    data : (n_proj, ny, nx) float32 [rad].
+    rotations : (n_proj, 3, 3) float64, sample to lab.
+    pixel_size_m, energy_ev, noise : as in `PhaseStack`.
+    """
+
+    data: NDArray[np.float32]
+    rotations: NDArray[np.float64]
+    pixel_size_m: float
+    energy_ev: float
+    noise: float
+
+
+@dataclass(frozen=True)
+class DifferencedStack:
+    """What a reconstruction fits: projections, rotations and the weights of the components.
+
+    Attributes
+    ----------
+    data : (n_proj, ny, nx) float32 [rad or optical density].
+    rotations : (n_proj, 3, 3) float64, sample to lab.
+    weights : (n_proj, n_components) float64; 1 scalar, 3 vector, 6 tensor (xx yy zz yz xz xy).
+    contrast : which field the weights belong to.
+    pixel_size_m : float [m].
+    noise : float rms in air per pixel; 0 when unknown.
+    """
+
+    data: NDArray[np.float32]
+    rotations: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    contrast: Contrast
+    pixel_size_m: float
+    noise: float

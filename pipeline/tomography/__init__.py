@@ -1,0 +1,1 @@
+"""The engine: geometry, contrast, projectors, solvers and priors."""

@@ -1,0 +1,153 @@
+"""The beamtime: sample, series, wanted products. `beamtime.yaml` is one of these."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from schemas.base import StrictModel
+from schemas.series import Series
+
+Product = Literal["orientation", "magnetisation", "scalar", "density", "grains"]
+
+
+class Material(StrictModel):
+    """A material and the window of electron density in which its voxels lie."""
+
+    name: str = Field(min_length=1)
+    electron_density_min: float = Field(ge=0.0)
+    """Lower threshold [e/Å³]."""
+    electron_density_max: float = Field(gt=0.0)
+    """Upper threshold [e/Å³]."""
+    dichroic: bool = True
+    """Whether the material carries the dichroic contrast."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Material:
+        if self.electron_density_min >= self.electron_density_max:
+            raise ValueError(
+                f"material '{self.name}': electron_density_min {self.electron_density_min:g} is "
+                f"not below electron_density_max {self.electron_density_max:g}"
+            )
+        return self
+
+
+class Sample(StrictModel):
+    """What was measured."""
+
+    name: str = Field(min_length=1)
+    description: str = ""
+    materials: list[Material] = []
+    """Materials to segment; without any, thresholds are found from the histogram."""
+
+
+class SupportFile(StrictModel):
+    """A support known beforehand: non-zero inside the sample, `(z, y, x)` in the sample frame."""
+
+    file: str
+    """HDF5 file, relative to the beamtime file."""
+    dataset: str = "support"
+    """Dataset in that file."""
+
+
+class Beamtime(StrictModel):
+    """All series of one sample."""
+
+    version: Literal[1] = 1
+    """Version of this schema."""
+
+    sample: Sample
+    series: list[Series] = Field(min_length=1)
+
+    products: list[Product] = []
+    """Wanted products; empty means everything that the series allow."""
+
+    reference_tilt: str | None = None
+    """Mounting whose frame is the sample frame; the first one when absent."""
+
+    support: SupportFile | None = None
+    """Known support; found from the scalar channel when absent."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Beamtime:
+        names = [series.name for series in self.series]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"series: the name '{name}' is used {names.count(name)} times")
+        tilts = {series.tilt.name: series.tilt for series in self.series}
+        for index, series in enumerate(self.series):
+            if tilts[series.tilt.name] != series.tilt:
+                raise ValueError(
+                    f"series[{index}].tilt: '{series.tilt.name}' has other angles than in "
+                    "another series of the same mounting"
+                )
+        if self.reference_tilt is not None and self.reference_tilt not in tilts:
+            raise ValueError(
+                f"reference_tilt: '{self.reference_tilt}' is not a mounting of this beamtime; "
+                f"expected one of {', '.join(tilts)}"
+            )
+        for (tilt, energy), members in self._resonant_groups().items():
+            self._check_partners(tilt, energy, members)
+        return self
+
+    def _resonant_groups(self) -> dict[tuple[str, float], list[Series]]:
+        """Dichroic series that are still to be differenced, by mounting and energy."""
+        groups: dict[tuple[str, float], list[Series]] = {}
+        for series in self.series:
+            polarised = series.polarisation.kind != "unpolarised"
+            if polarised and series.energy.resonant and series.state != "differenced":
+                key = (series.tilt.name, series.energy.energy_ev)
+                groups.setdefault(key, []).append(series)
+        return groups
+
+    @staticmethod
+    def _check_partners(tilt: str, energy: float, members: list[Series]) -> None:
+        kinds = {series.polarisation.kind for series in members}
+        if len(kinds) > 1:
+            raise ValueError(
+                f"series '{members[0].name}' and its partners at tilt '{tilt}', {energy:g} eV: "
+                "circular and linear polarisation cannot be mixed in one difference"
+            )
+        labels = [series.polarisation.label for series in members]
+        partner = {"LH": "LV", "LV": "LH", "C+": "C-", "C-": "C+"}
+        for series, label in zip(members, labels, strict=True):
+            if labels.count(label) > 1:
+                raise ValueError(
+                    f"series '{series.name}': {label} at tilt '{tilt}', {energy:g} eV is given "
+                    f"{labels.count(label)} times; expected once"
+                )
+            wanted = partner.get(label)
+            if wanted is None:
+                raise ValueError(
+                    f"series '{series.name}': polarisation.angle_deg "
+                    f"{series.polarisation.angle_deg:g}; a difference needs 0 (LH) or 90 (LV)"
+                )
+            if wanted not in labels:
+                raise ValueError(
+                    f"series '{series.name}': {label} at tilt '{tilt}', {energy:g} eV has no "
+                    f"{wanted} partner"
+                )
+
+    def pairs(self) -> list[tuple[Series, Series]]:
+        """Partners to difference: (LH, LV) or (C+, C-), in the order of their mounting."""
+        found = []
+        for members in self._resonant_groups().values():
+            by_label = {series.polarisation.label: series for series in members}
+            for first, second in (("LH", "LV"), ("C+", "C-")):
+                if first in by_label:
+                    found.append((by_label[first], by_label[second]))
+        return found
+
+    def scalar_series(self) -> list[Series]:
+        """Series without dichroism: off resonance, or unpolarised, not differenced."""
+        return [
+            series
+            for series in self.series
+            if series.state != "differenced"
+            and (not series.energy.resonant or series.polarisation.kind == "unpolarised")
+        ]
+
+    def reference(self) -> str:
+        """Name of the mounting whose frame is the sample frame."""
+        return self.reference_tilt or self.series[0].tilt.name

@@ -1,0 +1,176 @@
+"""The recipe: every setting of every stage, with the reason for its default."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from schemas.base import StrictModel
+from schemas.cluster import Cluster
+
+
+class ResampleSettings(StrictModel):
+    """Fourier resampling to one pixel size."""
+
+    pixel_size_m: float | None = Field(default=None, gt=0.0, lt=1e-3)
+    """Common pixel size [m]; the reference mounting's first series when absent, so that most
+    data stay as they are."""
+
+    enabled: bool = True
+    """Off refuses series of different pixel size instead of resampling them."""
+
+
+class PhaseSettings(StrictModel):
+    """Phase with offset and ramp removed, air at zero."""
+
+    air: Literal["auto", "left-right", "left", "right"] = "auto"
+    """Where the air is: found by itself, or the columns at the side(s) of the frame."""
+
+    air_fraction: float = Field(default=0.08, gt=0.0, le=0.5)
+    """Width of an air side as a fraction of the frame, where a side is named."""
+
+    unwrap: Literal["auto", "always", "never"] = "auto"
+    """`auto` unwraps a projection only where neighbouring pixels differ by more than pi."""
+
+
+class AlignSettings(StrictModel):
+    """Tomographic consistency of one series."""
+
+    enabled: bool = True
+    """Off keeps the frames where they are."""
+
+    levels: list[int] = Field(default=[4, 2, 1], min_length=1)
+    """Binning factors, coarse to fine: coarse ones catch large shifts, the last one is exact."""
+
+    iterations: int = Field(default=12, ge=1, le=200)
+    """Most reconstruct-reproject-register rounds at each level."""
+
+    tolerance_px: float = Field(default=0.01, gt=0.0, le=1.0)
+    """A level ends when no projection moves by more than this [pixel at full resolution]."""
+
+    @model_validator(mode="after")
+    def _descending(self) -> AlignSettings:
+        if self.levels != sorted(set(self.levels), reverse=True) or self.levels[-1] < 1:
+            raise ValueError(f"align.levels: expected falling factors >= 1, found {self.levels}")
+        return self
+
+
+class RegisterSettings(StrictModel):
+    """Mountings brought into one sample frame."""
+
+    enabled: bool = True
+    """Off trusts the nominal tilts and a common rotation centre."""
+
+    refine_rotation: bool = True
+    """Measure the rotation between mountings too: stages are off by tenths of a degree."""
+
+    iterations: int = Field(default=30, ge=1, le=500)
+    """Most Gauss-Newton steps of the rigid registration."""
+
+
+class SupportSettings(StrictModel):
+    """Where the sample is."""
+
+    threshold: float | None = Field(default=None, gt=0.0, lt=1.0)
+    """Fraction of the material's typical density; Otsu's threshold when absent."""
+
+    dilate: int = Field(default=1, ge=0, le=20)
+    """Voxels added around the thresholded sample, so that its blurred edge stays inside."""
+
+
+class ScalarSettings(StrictModel):
+    """Reconstruction of a scalar field."""
+
+    method: Literal["resire", "fbp"] = "resire"
+    """RESIRE (least squares with positivity) or filtered back-projection."""
+
+    iterations: int = Field(default=60, ge=1, le=5000)
+    """Most iterations of RESIRE."""
+
+    positivity: bool = True
+    """Electron density and optical density are not negative."""
+
+    fbp_filter: Literal["ram-lak", "shepp-logan", "hann"] = "ram-lak"
+    """Window of the ramp filter."""
+
+
+class VectorSettings(StrictModel):
+    """RESIRE-V: magnetisation from circular dichroism."""
+
+    method: Literal["cg", "gradient-descent"] = "cg"
+    """Conjugate gradients with a gradient prior, or the published descent."""
+
+    iterations: int = Field(default=30, ge=1, le=5000)
+    """Most iterations; the published script runs 150 of descent."""
+
+    smoothness: float | None = Field(default=None, ge=0.0)
+    """Weight of the gradient prior relative to the data term; from the noise when absent."""
+
+
+class OrientationSettings(StrictModel):
+    """XL-DOT: crystal axis from linear dichroism."""
+
+    method: Literal["tensor", "random-starts"] = "tensor"
+    """Convex tensor solve and rank-one refinement, or the published random-start scheme."""
+
+    iterations: int = Field(default=30, ge=1, le=5000)
+    """Most conjugate-gradient iterations of the tensor stage."""
+
+    smoothness: float | None = Field(default=None, ge=0.0)
+    """Weight of the gradient prior relative to the data term; from the noise when absent."""
+
+    refine_iterations: int = Field(default=40, ge=0, le=5000)
+    """Quasi-Newton steps on the rank-one manifold; 0 stops after the tensor stage."""
+
+    edge_preserving: float | None = Field(default=None, ge=0.0)
+    """Weight of the edge-preserving prior of the rank-one stage; from the noise when absent."""
+
+    starts: int = Field(default=5, ge=1, le=100)
+    """Random starts of `random-starts`; five were published."""
+
+    start_iterations: int = Field(default=50, ge=1, le=5000)
+    """Iterations from each random start; fifty were published."""
+
+
+class DensitySettings(StrictModel):
+    """Electron density and materials."""
+
+    method: Literal["fbp", "resire"] = "fbp"
+    """Filtered back-projection is linear, so that its density is unbiased."""
+
+    shell_m: float = Field(default=90e-9, ge=0.0, lt=1e-3)
+    """Thickness of the damaged outer shell to mask [m]; 90 nm after focused-ion milling."""
+
+
+class GrainSettings(StrictModel):
+    """Grains by misorientation."""
+
+    misorientation_deg: float = Field(default=10.0, gt=0.0, le=90.0)
+    """Neighbours that differ by more are different grains [degree]."""
+
+    downsample: int = Field(default=1, ge=1, le=16)
+    """Average the axis over blocks of this edge before segmenting; three was published for
+    volumes of 330 voxels and more, small volumes need every voxel."""
+
+    min_voxels: int = Field(default=27, ge=1)
+    """Smaller regions are merged into the neighbour of nearest orientation."""
+
+
+class Recipe(StrictModel):
+    """Settings of a run. An empty recipe is a good recipe."""
+
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Fixes every random choice."""
+
+    resample: ResampleSettings = ResampleSettings()
+    phase: PhaseSettings = PhaseSettings()
+    align: AlignSettings = AlignSettings()
+    register_tilts: RegisterSettings = RegisterSettings()
+    support: SupportSettings = SupportSettings()
+    scalar: ScalarSettings = ScalarSettings()
+    vector: VectorSettings = VectorSettings()
+    orientation: OrientationSettings = OrientationSettings()
+    density: DensitySettings = DensitySettings()
+    grains: GrainSettings = GrainSettings()
+    cluster: Cluster = Cluster()

@@ -1,0 +1,76 @@
+"""One series: the projections of one mounting, polarisation and energy, and where they lie."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from schemas.base import StrictModel
+from schemas.energy import Energy
+from schemas.polarisation import Polarisation
+from schemas.tilt import Tilt
+
+State = Literal["raw", "phase", "aligned", "differenced"]
+Format = Literal["ptychoshelves", "xldot-public", "resire-v"]
+Contrast = Literal["scalar", "circular", "linear"]
+
+
+class Series(StrictModel):
+    """A tomographic series; `state` says where on the path its data enter."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")
+    """Unique name; also the name of its folder in the work directory."""
+
+    state: State = "raw"
+    """`raw` complex projections, `phase` images, `aligned` or already `differenced` stacks."""
+
+    format: Format = "ptychoshelves"
+    """Layout of the files."""
+
+    files: list[str] = Field(min_length=1)
+    """Files or glob patterns (sorted by name), relative to the beamtime file."""
+
+    dataset: str | None = None
+    """Name of the data inside the file, where the format leaves a choice."""
+
+    tilt: Tilt
+    polarisation: Polarisation = Polarisation()
+    energy: Energy
+
+    pixel_size_m: float | None = Field(default=None, gt=0.0, lt=1e-3)
+    """Pixel size in the sample plane [m]; read from the files when absent."""
+
+    angles_deg: list[float] | None = None
+    """Rotation angle of each projection about the vertical axis [degree]."""
+
+    angles_file: str | None = None
+    """File with the angles: text (one a line), or the format's own (Euler angles of RESIRE-V)."""
+
+    contrast: Contrast | None = None
+    """Contrast of a `differenced` stack; derived from the polarisation otherwise."""
+
+    exclude: list[int] = []
+    """Indices of projections to leave out."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Series:
+        if self.angles_deg is not None and self.angles_file is not None:
+            raise ValueError(f"series '{self.name}': give angles_deg or angles_file, not both")
+        if self.state == "differenced" and self.contrast is None:
+            raise ValueError(f"series '{self.name}': contrast is required for state 'differenced'")
+        if self.state != "differenced" and self.contrast is not None:
+            raise ValueError(
+                f"series '{self.name}': contrast applies to state 'differenced' only, "
+                f"found state '{self.state}'"
+            )
+        if self.angles_deg is not None:
+            if len(self.angles_deg) == 0:
+                raise ValueError(f"series '{self.name}': angles_deg is empty")
+            bad = [i for i in self.exclude if not 0 <= i < len(self.angles_deg)]
+            if bad:
+                raise ValueError(
+                    f"series '{self.name}': exclude names projection {bad[0]}, "
+                    f"expected 0 to {len(self.angles_deg) - 1}"
+                )
+        return self

@@ -1,0 +1,74 @@
+"""The directions in which modules may depend on each other, and where packages resolve."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+OURS = ("schemas", "pipeline", "flows", "deploy")
+ALLOWED = {
+    "schemas": {"schemas"},
+    "pipeline": {"schemas", "pipeline"},
+    "flows": {"schemas", "pipeline", "flows"},
+    "deploy": set(OURS),
+}
+MODULES = sorted(path for room in OURS for path in (ROOT / room).rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names of every module that a file imports, at any depth."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import in line {node.lineno}"
+            names.add(str(node.module))
+    return names
+
+
+def importers(package: str) -> set[str]:
+    return {
+        path.relative_to(ROOT).as_posix()
+        for path in MODULES
+        if any(name.split(".")[0] == package for name in imported(path))
+    }
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_imports_point_one_way(path: Path) -> None:
+    room = path.relative_to(ROOT).parts[0]
+    ours = {name.split(".")[0] for name in imported(path)} & set(OURS)
+    assert ours <= ALLOWED[room]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_every_module_has_a_caption(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_only_one_module_imports_cupy() -> None:
+    assert importers("cupy") <= {"pipeline/backend.py"}
+
+
+def test_prefect_stays_in_flows() -> None:
+    assert all(name.startswith(("flows/", "deploy/")) for name in importers("prefect"))
+
+
+def test_dask_stays_in_its_rooms() -> None:
+    rooms = importers("dask") | importers("distributed")
+    assert all(n == "pipeline/distribute.py" or n.startswith("flows/") for n in rooms)
+
+
+def test_pickle_is_never_read_from_disk() -> None:
+    assert importers("pickle") | importers("cloudpickle") | importers("joblib") == set()
+
+
+@pytest.mark.parametrize("package", ["schemas", "pipeline", "flows"])
+def test_packages_resolve_inside_this_repository(package: str) -> None:
+    module = importlib.import_module(package)
+    assert Path(str(module.__file__)).resolve().parent == ROOT / package
