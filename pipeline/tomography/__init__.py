@@ -1,1 +1,1 @@
-"""The engine: geometry, contrast, projectors, solvers and priors."""
+"""Projection operators and the solvers that invert them, on plain arrays."""

@@ -1,0 +1,84 @@
+"""Which arrays live where: the only module that imports cupy.
+
+Numerics ask here for the array module of an array that they were given; without cupy, or without
+a GPU, everything answers for the CPU.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@functools.cache
+def _cupy() -> ModuleType | None:
+    """The cupy module, or None where it is not installed or does not load."""
+    try:
+        import cupy
+    except ImportError:
+        return None
+    module: ModuleType = cupy
+    return module
+
+
+def array_module(array: Any) -> ModuleType:
+    """Return the module (numpy or cupy) that `array` belongs to."""
+    cupy = _cupy()
+    if cupy is not None and isinstance(array, cupy.ndarray):
+        return cupy
+    return np
+
+
+def to_host(array: Any) -> NDArray[Any]:
+    """Return `array` as a numpy array, copied from the GPU if it lies there."""
+    cupy = _cupy()
+    if cupy is not None and isinstance(array, cupy.ndarray):
+        return np.asarray(cupy.asnumpy(array))
+    return np.asarray(array)
+
+
+@functools.cache
+def gpu_available() -> bool:
+    """Whether cupy loads and sees a GPU that answers."""
+    cupy = _cupy()
+    if cupy is None:
+        return False
+    try:
+        return int(cupy.cuda.runtime.getDeviceCount()) > 0
+    except cupy.cuda.runtime.CUDARuntimeError:
+        return False
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, which a scheduler can limit below those of the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def device_name() -> str:
+    """Name the processor and its usable cores, and the GPU if there is one, for provenance."""
+    cores = usable_cores()
+    name = f"{_cpu_model()}, {cores} core{'s' if cores != 1 else ''}"
+    if not gpu_available():
+        return name
+    cupy = _cupy()
+    assert cupy is not None
+    properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.runtime.getDevice())
+    return f"{name}; {properties['name'].decode()}"
+
+
+def _cpu_model() -> str:
+    table = Path("/proc/cpuinfo")
+    if table.is_file():
+        for line in table.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

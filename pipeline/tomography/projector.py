@@ -1,0 +1,241 @@
+"""Parallel-beam projection of a field and its exact adjoint.
+
+`P_m(x, y) = ∫ Σ_c w_mc X_c(R_m^T (x, y, z)) dz` in voxels; frames: the table in
+`pipeline/__init__.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pipeline.errors import GeometryError
+from pipeline.tomography.geometry import check_rotations, group_by_axis
+from pipeline.tomography.kernels import splat
+from pipeline.tomography.series import plan_series
+
+Scheme = Literal["series", "general", "four-subvoxel"]
+
+_OFFSETS = {
+    "general": [(0.0, 0.0, 0.0)],
+    "four-subvoxel": [(x, 0.0, z) for z in (-0.25, 0.25) for x in (-0.25, 0.25)],
+}
+
+_WORTH_TURNING = 4
+"""Projections per axis from which turning the volume costs less than splatting every voxel."""
+
+
+def fastest_scheme(rotations: ArrayLike) -> Scheme:
+    """Choose `series` for tilt series, `general` where nearly every projection has its own axis.
+
+    Parameters
+    ----------
+    rotations : (n, 3, 3) sample to lab.
+
+    Raises
+    ------
+    GeometryError
+        If `rotations` are not proper rotations.
+    """
+    matrices = check_rotations(rotations, "fastest_scheme")
+    n_groups = len(group_by_axis(matrices))
+    return "series" if n_groups <= max(1, len(matrices) // _WORTH_TURNING) else "general"
+
+
+class Projector:
+    """Project a field of c components along n directions.
+
+    Parameters
+    ----------
+    volume_shape : (z, y, x) of each component.
+    image_shape : (ny, nx) of a projection; independent of the volume's. Both are centred at
+        n // 2, and what falls outside the images is left out by `forward` and `adjoint` alike.
+    rotations : (n, 3, 3) sample to lab.
+    weights : (n, c) what each projection sees of each component.
+    scheme : `series` groups projections by common axis, turns the field once for each group by
+        cubic splines and sums independent slices; `general` splats every voxel bilinearly at any
+        rotation, faster where nearly every projection has an axis of its own; `four-subvoxel` is
+        RESIRE-V's, with every voxel cut into four at ±1/4 in sample x and z.
+    support : (z, y, x) bool, optional: voxels outside are taken as zero by `forward` and set to
+        zero by `adjoint`; `general` and `four-subvoxel` then visit only those inside.
+
+    Raises
+    ------
+    GeometryError
+        If shapes contradict each other, or rotations or weights are not finite.
+
+    Notes
+    -----
+    Discretisation, measured on Gaussian blobs of 2.5 to 3.5 voxels: `series` is off by 0.7 % of
+    the projections' norm, because sharing between two columns blurs along x by 1/6 voxel² on
+    average, as square voxels on square pixels do; turning the volume adds 0.01 %. `general` is
+    off by 2.6 %, mostly the moiré of a turned grid on the pixels, `four-subvoxel` by 1.6 %.
+
+    Four sub-voxels: Pham et al., doi 10.1038/s41598-024-59140-1.
+    """
+
+    def __init__(
+        self,
+        volume_shape: Sequence[int],
+        image_shape: Sequence[int],
+        rotations: ArrayLike,
+        weights: ArrayLike,
+        scheme: Scheme = "series",
+        *,
+        support: NDArray[np.bool_] | None = None,
+    ) -> None:
+        self.rotations = check_rotations(rotations, "Projector")
+        self.weights = np.asarray(weights, dtype=np.float64)
+        z, y, x = _positive_shape(volume_shape, 3, "volume")
+        self.volume_shape = (z, y, x)
+        ny, nx = _positive_shape(image_shape, 2, "image")
+        self.image_shape = (ny, nx)
+        self.scheme: Scheme = scheme
+        self.support = _checked_support(support, self.volume_shape)
+        n = len(self.rotations)
+        if n == 0 or self.weights.ndim != 2 or len(self.weights) != n or self.weights.shape[1] == 0:
+            raise GeometryError(
+                f"Projector: expected weights (n, c) for n = {n} >= 1 rotations, "
+                f"found {self.weights.shape}"
+            )
+        if not np.isfinite(self.weights).all():
+            raise GeometryError("Projector: expected finite weights, found NaN or infinity")
+        if scheme == "series":
+            self._series = [
+                plan_series(g, self.weights[g.indices], self.volume_shape, self.image_shape)
+                for g in group_by_axis(self.rotations)
+            ]
+        elif scheme not in _OFFSETS:
+            raise GeometryError(
+                f"Projector: expected scheme series, general or four-subvoxel, found {scheme!r}"
+            )
+
+    @property
+    def field_shape(self) -> tuple[int, int, int, int]:
+        """Shape (c, z, y, x) of a field."""
+        return (self.weights.shape[1], *self.volume_shape)
+
+    @property
+    def stack_shape(self) -> tuple[int, int, int]:
+        """Shape (n, ny, nx) of a stack of projections."""
+        return (len(self.rotations), *self.image_shape)
+
+    def subset(self, indices: ArrayLike) -> Projector:
+        """Projector of some of the projections.
+
+        Parameters
+        ----------
+        indices : (k,) int positions, or a (n,) bool mask.
+        """
+        chosen = np.asarray(indices)
+        return Projector(
+            self.volume_shape,
+            self.image_shape,
+            self.rotations[chosen],
+            self.weights[chosen],
+            self.scheme,
+            support=self.support,
+        )
+
+    def forward(self, field: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Project a field (c, z, y, x) float32: (n, ny, nx) float32, integrated in voxels.
+
+        Raises
+        ------
+        GeometryError
+            If the shape is another one, or a number is not finite.
+        """
+        field = _checked(field, self.field_shape, "forward", self.stack_shape)
+        stack = np.zeros(self.stack_shape, np.float32)
+        if self.scheme == "series":
+            if self.support is not None:
+                field = np.where(self.support, field, np.float32(0.0))
+            for series in self._series:
+                series.forward(field, stack)
+            return stack
+        voxels = self._voxels()
+        values = field.reshape(len(field), -1)
+        values = np.ascontiguousarray(values if self.support is None else values[:, voxels])
+        splat.splat(values, *self._splat_arguments(voxels), stack)
+        return stack
+
+    def adjoint(self, stack: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Back project a stack (n, ny, nx) float32: (c, z, y, x) float32.
+
+        Raises
+        ------
+        GeometryError
+            If the shape is another one, or a number is not finite.
+        """
+        stack = _checked(stack, self.stack_shape, "adjoint", self.field_shape)
+        field = np.zeros(self.field_shape, np.float32)
+        if self.scheme == "series":
+            for series in self._series:
+                series.add_adjoint(stack, field)
+            if self.support is not None:
+                field *= self.support
+            return field
+        voxels = self._voxels()
+        values = np.empty((len(field), len(voxels)), np.float32)
+        splat.gather(stack, *self._splat_arguments(voxels), values)
+        field.reshape(len(field), -1)[:, voxels] = values
+        return field
+
+    def _voxels(self) -> NDArray[np.intp]:
+        """Flat indices of the voxels that are visited."""
+        if self.support is None:
+            return np.arange(int(np.prod(self.volume_shape)))
+        return np.flatnonzero(self.support)
+
+    def _splat_arguments(
+        self, voxels: NDArray[np.intp]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]]:
+        z, y, x = np.unravel_index(voxels, self.volume_shape)
+        centre = [n // 2 for n in self.volume_shape]
+        positions = np.stack([x - centre[2], y - centre[1], z - centre[0]]).astype(np.float32)
+        offsets = np.array(_OFFSETS[self.scheme])
+        rows = np.ascontiguousarray(self.rotations[:, :2])
+        return positions, offsets, rows, self.weights.astype(np.float32)
+
+
+def _positive_shape(shape: Sequence[int], ndim: int, name: str) -> tuple[int, ...]:
+    sizes = tuple(int(n) for n in shape)
+    if len(sizes) != ndim or min(sizes) < 1:
+        raise GeometryError(f"Projector: expected {ndim} positive {name} sizes, found {sizes}")
+    return sizes
+
+
+def _checked_support(
+    support: NDArray[np.bool_] | None, volume_shape: tuple[int, ...]
+) -> NDArray[np.bool_] | None:
+    if support is None:
+        return None
+    if support.shape != volume_shape or support.dtype != np.bool_:
+        raise GeometryError(
+            f"Projector: expected a bool support {volume_shape}, "
+            f"found {support.dtype} {support.shape}"
+        )
+    return np.ascontiguousarray(support)
+
+
+def _checked(
+    array: NDArray[np.float32],
+    expected: tuple[int, ...],
+    operator: str,
+    other: tuple[int, ...],
+) -> NDArray[np.float32]:
+    if array.shape != expected:
+        raise GeometryError(
+            f"Projector.{operator}: expected shape {expected} (to give {other}), "
+            f"found {array.shape}"
+        )
+    # The extremes carry NaN and infinity along, without a mask as large as the field.
+    if not (np.isfinite(array.min()) and np.isfinite(array.max())):
+        raise GeometryError(
+            f"Projector.{operator}: expected finite values of shape {expected} "
+            f"(to give {other}), found NaN or infinity"
+        )
+    return np.ascontiguousarray(array, dtype=np.float32)

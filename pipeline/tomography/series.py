@@ -1,0 +1,278 @@
+"""The fast path of the projector: one series about one axis, as a sum over independent slices.
+
+The field's few combinations that the series sees are turned once so that the grid's y axis is the
+rotation axis; then each projection is a sum over slices (`kernels/slices.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.tomography.geometry import AxisGroup, axis_turns
+from pipeline.tomography.kernels import layout, slices, turn
+
+Range = tuple[int, int]
+"""Lowest and highest integer coordinate of a grid axis, both included."""
+
+_NO_TURN_RAD = 1e-9
+"""Residual turns below this move no voxel of any volume by a millionth of a voxel."""
+
+_RANK_TOLERANCE = 1e-10
+"""Combinations whose singular value is smaller, relative to the largest, are rounding."""
+
+
+@dataclass(frozen=True)
+class PlaneTurn:
+    """Turn in one plane of the grid: exact quarter turns, then a residual of at most 45 degrees.
+
+    Acts on arrays (fields, second, first, rest) as `first' = cos first - sin second`,
+    `second' = sin first + cos second`.
+
+    Attributes
+    ----------
+    quarters : int, 0 to 3.
+    residual_rad : float [rad].
+    middle : ranges (second, first) after the quarter turns.
+    after : ranges of the array that goes out, wide enough to hold the turned one.
+    """
+
+    quarters: int
+    residual_rad: float
+    middle: tuple[Range, Range]
+    after: tuple[Range, Range]
+
+    @property
+    def trivial(self) -> bool:
+        """Whether no interpolation is needed."""
+        return self.residual_rad == 0.0
+
+    @property
+    def nothing(self) -> bool:
+        """Whether the turn leaves every array as it is."""
+        return self.trivial and self.quarters == 0
+
+    def forward(self, field: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Turn `field` (r, n2, n1, rest) float32."""
+        for _ in range(self.quarters):
+            field = field.swapaxes(1, 2)[:, :, ::-1]
+        if self.trivial:
+            return field
+        padded = _pad(field)
+        turn.spline_coefficients(padded)
+        shape = (field.shape[0], _size(self.after[0]), _size(self.after[1]), field.shape[3])
+        turned = np.empty(shape, np.float32)
+        turn.turn_plane(padded, *self._arguments(), turned)
+        return turned
+
+    def adjoint(self, turned: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Adjoint of `forward`."""
+        field = turned
+        if not self.trivial:
+            n2, n1 = _size(self.middle[0]), _size(self.middle[1])
+            shape = (turned.shape[0], n2 + 2 * turn.PAD, n1 + 2 * turn.PAD, turned.shape[3])
+            padded = np.empty(shape, np.float32)
+            turn.turn_plane_adjoint(np.ascontiguousarray(turned), *self._arguments(), padded)
+            turn.spline_coefficients(padded)
+            field = padded[:, turn.PAD : -turn.PAD, turn.PAD : -turn.PAD]
+        for _ in range(self.quarters):
+            field = field[:, :, ::-1].swapaxes(1, 2)
+        return field
+
+    def _arguments(self) -> tuple[float, float, tuple[int, int], tuple[int, int]]:
+        low_in = (self.middle[0][0], self.middle[1][0])
+        low_out = (self.after[0][0], self.after[1][0])
+        angle = self.residual_rad
+        return float(np.cos(angle)), float(np.sin(angle)), low_in, low_out
+
+
+def _size(axis: Range) -> int:
+    return axis[1] - axis[0] + 1
+
+
+def _pad(field: NDArray[np.float32]) -> NDArray[np.float32]:
+    r, n2, n1, rest = field.shape
+    padded = np.empty((r, n2 + 2 * turn.PAD, n1 + 2 * turn.PAD, rest), np.float32)
+    layout.pad_plane(field, turn.PAD, padded)
+    return padded
+
+
+def _transposed(field: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(r, p, a, b) of any strides to (r, p, b, a) contiguous."""
+    r, p, a, b = field.shape
+    target = np.empty((r, p, b, a), np.float32)
+    layout.transpose_planes(field, target)
+    return target
+
+
+def _to_back(field: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(r, a, b, c) to (r, b, c, a) contiguous."""
+    r, a, b, c = field.shape
+    return _transposed(field.reshape(r, 1, a, b * c)).reshape(r, b, c, a)
+
+
+def _to_front(field: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(r, b, c, a) to (r, a, b, c) contiguous: the inverse and adjoint of `_to_back`."""
+    r, b, c, a = field.shape
+    return _transposed(field.reshape(r, 1, b * c, a)).reshape(r, a, b, c)
+
+
+def plan_turn(
+    angle_rad: float, second: Range, first: Range, seen: Range | None = None
+) -> PlaneTurn:
+    """Plan the turn by `angle_rad` of the plane with the given ranges.
+
+    Of the turned grid's first axis only the range `seen` is computed, where it is given and
+    anything is computed at all.
+    """
+    quarters = round(angle_rad / (np.pi / 2))
+    residual = angle_rad - quarters * np.pi / 2
+    residual = 0.0 if abs(residual) < _NO_TURN_RAD else residual
+    middle = (second, first)
+    for _ in range(quarters % 4):
+        second, first = middle
+        middle = (first, (-second[1], -second[0]))
+    if residual == 0.0:
+        return PlaneTurn(quarters % 4, residual, middle, middle)
+    after = _turned_ranges(residual, *middle)
+    if seen is not None:
+        after = (after[0], (max(after[1][0], seen[0]), min(after[1][1], seen[1])))
+    return PlaneTurn(quarters % 4, residual, middle, after)
+
+
+def _turned_ranges(angle_rad: float, second: Range, first: Range) -> tuple[Range, Range]:
+    c, s = np.cos(angle_rad), np.sin(angle_rad)
+    corners = np.array([(f, g) for f in first for g in second], dtype=np.float64)
+    new_first = corners @ (c, -s)
+    new_second = corners @ (s, c)
+
+    # One more than the corner: the spline of the outermost voxels reaches that far.
+    def hull(values: NDArray[np.float64]) -> Range:
+        return int(np.floor(values.min())) - 1, int(np.ceil(values.max())) + 1
+
+    return hull(new_second), hull(new_first)
+
+
+@dataclass(frozen=True)
+class Series:
+    """Forward and adjoint projection of the projections of one axis.
+
+    Attributes
+    ----------
+    indices : (k,) int64 positions of its projections in the whole stack.
+    components : (c, r) float32 orthonormal combinations of the field's components.
+    coefficients : (k, r) float32 what each projection takes of each combination.
+    cosines, sines : (k,) float64 of the rotation about the grid's turned y axis.
+    about_z, about_x : the two turns that bring the axis onto y.
+    image_shape : (ny, nx).
+    """
+
+    indices: NDArray[np.int64]
+    components: NDArray[np.float32]
+    coefficients: NDArray[np.float32]
+    cosines: NDArray[np.float64]
+    sines: NDArray[np.float64]
+    about_z: PlaneTurn
+    about_x: PlaneTurn
+    image_shape: tuple[int, int]
+
+    @property
+    def _seen(self) -> Range:
+        """Range of y' that lies both in the turned volume and on the detector."""
+        low, high = self.about_x.after[1]
+        ny = self.image_shape[0]
+        return max(low, -(ny // 2)), min(high, ny - 1 - ny // 2)
+
+    def forward(self, field: NDArray[np.float32], stack: NDArray[np.float32]) -> None:
+        """Write the projections of `field` (c, z, y, x) float32 into `stack` (n, ny, nx)."""
+        volume = self._turn(self._combine(field))
+        k, rows = len(self.indices), volume.shape[3]
+        images = np.zeros((k, self.image_shape[1] + 2, rows), np.float32)
+        slices.project_slices(volume, *self._slice_arguments(), images)
+        stack[self.indices, self._rows] = _transposed(images[None, :, 1:-1])[0]
+
+    def add_adjoint(self, stack: NDArray[np.float32], field: NDArray[np.float32]) -> None:
+        """Add the back projection of its part of `stack` (n, ny, nx) to `field` (c, z, y, x)."""
+        part = stack[self.indices, self._rows]
+        images = np.zeros((part.shape[0], part.shape[2] + 2, part.shape[1]), np.float32)
+        images[:, 1:-1] = _transposed(part[None])[0]
+        sizes = _size(self.about_x.after[0]), _size(self.about_z.after[1]), images.shape[2]
+        volume = np.empty((self.coefficients.shape[1], *sizes), np.float32)
+        slices.back_project_slices(images, *self._slice_arguments(), volume)
+        layout.add_spread(_flat(self._turn_adjoint(volume)), self.components, _flat(field))
+
+    @property
+    def _rows(self) -> slice:
+        low, high = self._seen
+        centre = self.image_shape[0] // 2
+        return slice(low + centre, max(low, high + 1) + centre)
+
+    def _slice_arguments(
+        self,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64], int, int]:
+        z_low, x_low = self.about_x.after[0][0], self.about_z.after[1][0]
+        return self.coefficients, self.cosines, self.sines, z_low, x_low
+
+    def _combine(self, field: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(c, z, y, x) to the r combinations (r, z, y, x)."""
+        mixed = np.empty((self.components.shape[1], *field.shape[1:]), np.float32)
+        layout.combine(_flat(field), self.components, _flat(mixed))
+        return mixed
+
+    def _turn(self, field: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(r, z, y, x) to (r, z', x', y'), cut to the rows that the detector sees."""
+        if not self.about_z.nothing:
+            field = _to_front(self.about_z.forward(_to_back(field)))
+        field = self.about_x.forward(field)
+        first = self.about_x.after[1][0]
+        low, high = self._seen
+        return _transposed(field[:, :, low - first : high + 1 - first])
+
+    def _turn_adjoint(self, volume: NDArray[np.float32]) -> NDArray[np.float32]:
+        low, high = self._seen
+        first, last = self.about_x.after[1]
+        turned = _transposed(volume)
+        if (low, high) != (first, last):
+            turned = np.pad(turned, ((0, 0), (0, 0), (low - first, last - high), (0, 0)))
+        field = self.about_x.adjoint(turned)
+        if not self.about_z.nothing:
+            field = _to_front(self.about_z.adjoint(_to_back(field)))
+        return field
+
+
+def _flat(field: NDArray[np.float32]) -> NDArray[np.float32]:
+    return field.reshape(field.shape[0], -1)
+
+
+def plan_series(
+    group: AxisGroup,
+    weights: NDArray[np.float64],
+    volume_shape: tuple[int, int, int],
+    image_shape: tuple[int, int],
+) -> Series:
+    """Plan the projections of `group`, whose rows of the weights are `weights` (k, c).
+
+    The weights are factored by singular values: `W = (U S) V^T` of rank r, so that only r
+    combinations of the components are turned: 1 for a scalar, 2 for circular, 3 for linear
+    polarisation and for the difference of two.
+    """
+    left, singular, right = np.linalg.svd(weights, full_matrices=False)
+    rank = max(1, int(np.sum(singular > _RANK_TOLERANCE * singular[0])))
+    z, y, x = ((-(n // 2), n - 1 - n // 2) for n in volume_shape)
+    gamma, beta = axis_turns(group.base[1])
+    about_z = plan_turn(gamma, second=y, first=x)
+    ny = image_shape[0]
+    rows = (-(ny // 2), ny - 1 - ny // 2)
+    about_x = plan_turn(beta, second=z, first=about_z.after[0], seen=rows)
+    return Series(
+        indices=group.indices,
+        components=np.ascontiguousarray(right[:rank].T, dtype=np.float32),
+        coefficients=np.ascontiguousarray(left[:, :rank] * singular[:rank], dtype=np.float32),
+        cosines=np.cos(group.angles_rad),
+        sines=np.sin(group.angles_rad),
+        about_z=about_z,
+        about_x=about_x,
+        image_shape=image_shape,
+    )
