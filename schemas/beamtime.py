@@ -97,7 +97,7 @@ class Beamtime(StrictModel):
         for series in self.series:
             polarised = series.polarisation.kind != "unpolarised"
             if polarised and series.energy.resonant and series.state != "differenced":
-                key = (series.tilt.name, series.energy.energy_ev)
+                key = (series.tilt.name, series.energy.known_ev)
                 groups.setdefault(key, []).append(series)
         return groups
 

@@ -99,13 +99,26 @@ class VectorSettings(StrictModel):
     """RESIRE-V: magnetisation from circular dichroism."""
 
     method: Literal["cg", "gradient-descent"] = "cg"
-    """Conjugate gradients with a gradient prior, or the published descent."""
+    """Conjugate gradients with a gradient prior, or the published descent with its projector."""
 
-    iterations: int = Field(default=30, ge=1, le=5000)
-    """Most iterations; the published script runs 150 of descent."""
+    iterations: int | None = Field(default=None, ge=1, le=5000)
+    """Most iterations; when absent 40, by which conjugate gradients with a prior have converged,
+    and for descent the 150 of the published script."""
 
     smoothness: float | None = Field(default=None, ge=0.0)
-    """Weight of the gradient prior relative to the data term; from the noise when absent."""
+    """Strength of the gradient prior relative to the data term, dimensionless; the most probable
+    one given the data when absent, so that no number is tuned to one sample."""
+
+    refine_iterations: int = Field(default=40, ge=0, le=5000)
+    """Quasi-Newton steps with an edge-preserving prior after `cg`; 0 stops before."""
+
+    edge_preserving: float | None = Field(default=None, ge=0.0)
+    """Strength of that prior in units of the noise of one voxel's gradient, dimensionless; 1.5
+    when absent, just above what noise does by chance."""
+
+    constant_magnitude: bool = False
+    """Refine with one magnitude everywhere in the support: right for a saturated magnet whose
+    support is tight, wrong where the support holds anything else, so it must be asked for."""
 
 
 class OrientationSettings(StrictModel):
@@ -115,22 +128,29 @@ class OrientationSettings(StrictModel):
     """Convex tensor solve and rank-one refinement, or the published random-start scheme."""
 
     iterations: int = Field(default=30, ge=1, le=5000)
-    """Most conjugate-gradient iterations of the tensor stage."""
+    """Most conjugate-gradient iterations of the tensor stage; with a prior it has converged by
+    then."""
 
     smoothness: float | None = Field(default=None, ge=0.0)
-    """Weight of the gradient prior relative to the data term; from the noise when absent."""
+    """Strength of the gradient prior relative to the data term, dimensionless; the one that
+    predicts held-out projections best when absent."""
 
     refine_iterations: int = Field(default=40, ge=0, le=5000)
     """Quasi-Newton steps on the rank-one manifold; 0 stops after the tensor stage."""
 
     edge_preserving: float | None = Field(default=None, ge=0.0)
-    """Weight of the edge-preserving prior of the rank-one stage; from the noise when absent."""
+    """Strength of the edge-preserving prior of the rank-one stage, in units of the noise of one
+    voxel's gradient, dimensionless; 1.5 when absent, just above what noise does by chance."""
 
     starts: int = Field(default=5, ge=1, le=100)
     """Random starts of `random-starts`; five were published."""
 
     start_iterations: int = Field(default=50, ge=1, le=5000)
     """Iterations from each random start; fifty were published."""
+
+    start_range: float = Field(default=0.05, gt=0.0, le=10.0)
+    """Half width of the random starts per component of `√|f| a` [root of radian per voxel]; as
+    published, about the size of that vector in vanadium pentoxide at 31 nm voxels."""
 
 
 class DensitySettings(StrictModel):
@@ -146,6 +166,10 @@ class DensitySettings(StrictModel):
 class GrainSettings(StrictModel):
     """Grains by misorientation."""
 
+    method: Literal["region-merging", "connected"] = "region-merging"
+    """Regions merged by their mean axes, which noise and gradients hardly move; `connected` joins
+    neighbours pair by pair, as is usual for EBSD."""
+
     misorientation_deg: float = Field(default=10.0, gt=0.0, le=90.0)
     """Neighbours that differ by more are different grains [degree]."""
 
@@ -154,7 +178,10 @@ class GrainSettings(StrictModel):
     volumes of 330 voxels and more, small volumes need every voxel."""
 
     min_voxels: int = Field(default=27, ge=1)
-    """Smaller regions are merged into the neighbour of nearest orientation."""
+    """Smallest grain [voxel]: a cube of three voxels is the least that resolution leaves."""
+
+    small: Literal["merge", "drop"] = "merge"
+    """Smaller regions go to the neighbour of nearest orientation; `drop` leaves them unlabelled."""
 
 
 class Recipe(StrictModel):

@@ -64,6 +64,11 @@ class Series(StrictModel):
                 f"series '{self.name}': contrast applies to state 'differenced' only, "
                 f"found state '{self.state}'"
             )
+        if self.energy.energy_ev is None and self.state != "differenced":
+            raise ValueError(
+                f"series '{self.name}': energy.energy_ev is required for state '{self.state}'; "
+                "only differenced data can do without"
+            )
         if self.angles_deg is not None:
             if len(self.angles_deg) == 0:
                 raise ValueError(f"series '{self.name}': angles_deg is empty")

@@ -1,1 +1,1 @@
-"""Synthetic beamtimes of known truth."""
+"""Synthetic beamtimes from known truth, made by other code than the reconstruction's."""

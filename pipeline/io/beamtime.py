@@ -1,0 +1,289 @@
+"""The beamtime file and the recipe: YAML in, validated models out, problems in one line."""
+
+from __future__ import annotations
+
+import glob
+import secrets
+import shutil
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from pipeline.errors import InputError
+from pipeline.io import reader_for, resire_v
+from schemas.base import StrictModel, explain
+from schemas.beamtime import Beamtime
+from schemas.recipe import Recipe
+from schemas.series import Series
+
+MAX_YAML_BYTES = 16 * 2**20
+"""Larger than the angles of any beamtime; keeps a mistaken path to data from being parsed."""
+
+_Model = TypeVar("_Model", bound=StrictModel)
+
+
+@dataclass(frozen=True)
+class LoadedBeamtime:
+    """A beamtime and the folder that its file patterns are relative to."""
+
+    beamtime: Beamtime
+    folder: Path
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Safe YAML without aliases (they can unfold without end) and without repeated keys."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem="aliases (*name) are not allowed", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key '{key.value}' occurs twice", problem_mark=key.start_mark
+                )
+            if isinstance(key.value, str):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def load_beamtime(path: str | Path) -> LoadedBeamtime:
+    """Read and validate a beamtime file, and see that every file it names exists.
+
+    Parameters
+    ----------
+    path : the YAML file; file patterns in it are relative to its folder.
+
+    Raises
+    ------
+    InputError : unreadable, no YAML, wrong keys or values (the first problem, and how many more
+        there are), or files that do not exist.
+    """
+    path = Path(path)
+    beamtime = _load_model(path, Beamtime)
+    folder = path.resolve().parent
+    for index, series in enumerate(beamtime.series):
+        place = f"series[{index}]"
+        _match_files(series, folder, path=path, field=f"{place}.files")
+        if series.angles_file is not None and not (folder / series.angles_file).is_file():
+            message = f"file '{series.angles_file}' does not exist"
+            raise InputError(message, path=path, field=f"{place}.angles_file")
+    if beamtime.support is not None and not (folder / beamtime.support.file).is_file():
+        message = f"file '{beamtime.support.file}' does not exist"
+        raise InputError(message, path=path, field="support.file")
+    return LoadedBeamtime(beamtime, folder)
+
+
+def load_recipe(path: str | Path | None) -> Recipe:
+    """Read and validate a recipe; without a path, the default one.
+
+    Raises
+    ------
+    InputError : as for `load_beamtime`.
+    """
+    return Recipe() if path is None else _load_model(Path(path), Recipe)
+
+
+def save_beamtime(path: Path, beamtime: Beamtime) -> None:
+    """Write a beamtime file that says only what differs from the defaults."""
+    content = beamtime.model_dump(mode="json", exclude_defaults=True)
+    text = yaml.safe_dump(
+        {"version": beamtime.version, **content},
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=None,
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Fill a new folder under a temporary name; it gets its own name when it is whole.
+
+    Parameters
+    ----------
+    out : folder to make; may exist if it is empty.
+
+    Raises
+    ------
+    InputError : `out` exists and is no empty folder, or cannot be made there.
+    """
+    out = out.absolute()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError("exists and is not an empty folder; expected a new one", path=out)
+    temporary = out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"cannot be made: {error.strerror}", path=out) from error
+    try:
+        yield temporary
+        if out.exists():
+            out.rmdir()
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _load_model(path: Path, model: type[_Model]) -> _Model:
+    content = _load_yaml(path)
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        message = f"expected keys and values, found a {type(content).__name__}"
+        raise InputError(message, path=path)
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        problems = explain(error, model)
+        more = f" (+{len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise InputError(problems[0] + more, path=path) from error
+
+
+def _load_yaml(path: Path) -> Any:
+    if path.is_dir():
+        raise InputError("expected a YAML file, found a folder", path=path)
+    if not path.is_file():
+        raise InputError("file does not exist", path=path)
+    size = path.stat().st_size
+    if size > MAX_YAML_BYTES:
+        message = f"expected a YAML file of at most {MAX_YAML_BYTES} bytes, found {size}"
+        raise InputError(message, path=path)
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
+    except UnicodeDecodeError as error:
+        raise InputError("expected UTF-8 text, found other bytes", path=path) from error
+    except RecursionError as error:
+        raise InputError("nested too deeply", path=path) from error
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}" if mark is not None else None
+        raise InputError(f"is not valid YAML: {problem}", path=path, field=line) from error
+    except ValueError as error:
+        raise InputError(f"is not valid YAML: {error}", path=path) from error
+
+
+def series_files(series: Series, folder: Path) -> list[Path]:
+    """Files of a series: patterns in their order, the matches of each sorted by name.
+
+    Raises
+    ------
+    InputError : a file does not exist, a pattern matches nothing, or a file is named twice.
+    """
+    return _match_files(series, folder, path=None, field=f"series '{series.name}': files")
+
+
+def _match_files(series: Series, folder: Path, *, path: Path | None, field: str) -> list[Path]:
+    found: list[Path] = []
+    for pattern in series.files:
+        if glob.has_magic(pattern):
+            # The folder itself may hold brackets; only the pattern is one.
+            whole = str(Path(glob.escape(str(folder))) / pattern)
+            matches = sorted(Path(name) for name in glob.glob(whole, recursive=True))  # noqa: PTH207
+            if not matches:
+                message = f"no file matches '{pattern}' of series '{series.name}'"
+                raise InputError(message, path=path, field=field)
+            found.extend(matches)
+        elif not (folder / pattern).is_file():
+            message = f"file '{pattern}' of series '{series.name}' does not exist"
+            raise InputError(message, path=path, field=field)
+        else:
+            found.append(folder / pattern)
+    if len(set(found)) != len(found):
+        twice = next(file for file in found if found.count(file) > 1)
+        message = f"file '{twice.name}' of series '{series.name}' is named twice"
+        raise InputError(message, path=path, field=field)
+    return found
+
+
+def kept_indices(series: Series, n_frames: int) -> NDArray[np.intp]:
+    """Indices of the projections that are used: all but `exclude`.
+
+    Raises
+    ------
+    InputError : `exclude` names a projection that there is not, or all of them.
+    """
+    field = f"series '{series.name}': exclude"
+    bad = [index for index in series.exclude if not 0 <= index < n_frames]
+    if bad:
+        message = f"names projection {bad[0]}, expected 0 to {n_frames - 1}"
+        raise InputError(message, field=field)
+    kept = np.setdiff1d(np.arange(n_frames), np.asarray(series.exclude, dtype=np.intp))
+    if kept.size == 0:
+        raise InputError(f"leaves none of the {n_frames} projections", field=field)
+    return kept
+
+
+def series_angles(series: Series, folder: Path) -> NDArray[np.float64]:
+    """Rotation angle of each used projection about the vertical axis.
+
+    Taken from `angles_deg`, else `angles_file`, else the files themselves. Projections in
+    `exclude` are left out. Of the Euler angles of RESIRE-V this is the second, theta.
+
+    Returns
+    -------
+    (n,) float64 [degree].
+
+    Raises
+    ------
+    InputError : no angles anywhere, or angles that are no finite numbers.
+    """
+    angles = all_angles(series, folder)
+    return angles[kept_indices(series, angles.size)]
+
+
+def all_angles(series: Series, folder: Path) -> NDArray[np.float64]:
+    """As `series_angles`, for excluded projections too."""
+    if series.angles_deg is not None:
+        return np.asarray(series.angles_deg, dtype=np.float64)
+    if series.angles_file is not None:
+        path = folder / series.angles_file
+        if series.format == "resire-v":
+            return resire_v.load_euler(path)[:, 1]
+        return _text_angles(path)
+    reader = reader_for(series.format)
+    angles: list[float] = []
+    for path in series_files(series, folder):
+        info = reader.inspect(path, series.dataset)
+        if info.angles_deg is None:
+            message = "angles_deg or angles_file is required: the files do not hold the angles"
+            raise InputError(message, path=path, field=f"series '{series.name}'")
+        angles.extend(info.angles_deg)
+    return np.asarray(angles, dtype=np.float64)
+
+
+def _text_angles(path: Path) -> NDArray[np.float64]:
+    if not path.is_file():
+        raise InputError("file does not exist", path=path)
+    angles = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError("expected text, one angle a line", path=path) from error
+    for number, line in enumerate(lines, start=1):
+        words = line.split("#", 1)[0].split()
+        if not words:
+            continue
+        try:
+            angle = float(words[0])
+        except ValueError:
+            angle = np.nan
+        if len(words) > 1 or not np.isfinite(angle):
+            message = f"expected one angle in degrees, found '{line.strip()[:40]}'"
+            raise InputError(message, path=path, field=f"line {number}")
+        angles.append(angle)
+    if not angles:
+        raise InputError("expected one angle a line, found none", path=path)
+    return np.asarray(angles, dtype=np.float64)

@@ -1,0 +1,219 @@
+"""The projections of one series, read over all its files with every check that data can fail.
+
+Every function leaves out the projections that the series excludes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+from pipeline.io import reader_for, resire_v
+from pipeline.io.beamtime import all_angles, kept_indices, series_files
+from pipeline.io.protocol import FileInfo
+from pipeline.io.xldot_public import XldotPublicReader
+from schemas.series import Series
+
+_SAME_IN_SERIES = 1e-6
+"""Relative; one reconstruction run gives every projection the same number."""
+
+_SAME_AS_BEAMTIME = 1e-3
+"""Relative for pixel sizes: a person rounds 30.91 nm."""
+
+_SAME_ENERGY = 1e-4
+"""Relative for energies: half an electronvolt near 5 keV, less than a resonance is wide."""
+
+
+@dataclass(frozen=True)
+class SeriesInfo:
+    """What the files of a series say together, known without reading frames.
+
+    Attributes
+    ----------
+    files : in the order of the projections.
+    counts : frames in each file.
+    n_frames : all frames, excluded ones counted.
+    shape : (ny, nx) of every frame.
+    pixel_size_m, energy_ev : from the beamtime file or else the files; None where neither says.
+    """
+
+    files: tuple[Path, ...]
+    counts: tuple[int, ...]
+    n_frames: int
+    shape: tuple[int, int]
+    pixel_size_m: float | None
+    energy_ev: float | None
+
+
+def inspect_series(series: Series, folder: Path) -> SeriesInfo:
+    """Check everything about a series that metadata can tell.
+
+    Raises
+    ------
+    InputError : unreadable files, different or zero frame shapes, values of the wrong kind, pixel
+        sizes or energies that contradict each other, angles that do not match the frames.
+    """
+    reader = reader_for(series.format)
+    files = series_files(series, folder)
+    first: FileInfo | None = None
+    counts = []
+    for path in files:
+        info = reader.inspect(path, series.dataset)
+        first = first or info
+        _check_file(info, first, series, path, files[0])
+        counts.append(info.n_frames)
+    assert first is not None  # a series has at least one file
+    _check_angles(series, folder, sum(counts))
+    return SeriesInfo(
+        files=tuple(files),
+        counts=tuple(counts),
+        n_frames=sum(counts),
+        shape=first.shape,
+        pixel_size_m=series.pixel_size_m or first.pixel_size_m,
+        energy_ev=series.energy.energy_ev or first.energy_ev,
+    )
+
+
+def _check_file(
+    info: FileInfo, first: FileInfo, series: Series, path: Path, first_path: Path
+) -> None:
+    field = f"series '{series.name}'"
+    if info.n_frames == 0 or 0 in info.shape:
+        message = f"holds no pixels: {info.n_frames} frames of shape {info.shape}"
+        raise InputError(message, path=path, field=field)
+    if series.state == "raw" and not info.complex:
+        message = "expected complex projections for state 'raw', found real numbers"
+        raise InputError(message, path=path, field=field)
+    if series.state != "raw" and info.complex:
+        message = f"expected real projections for state '{series.state}', found complex numbers"
+        raise InputError(message, path=path, field=field)
+    if info.shape != first.shape:
+        message = f"expected shape {first.shape} as in {first_path.name}, found {info.shape}"
+        raise InputError(message, path=path, field=field)
+    for name, unit, here, there, stated, tolerance in (
+        (
+            "pixel size",
+            "m",
+            info.pixel_size_m,
+            first.pixel_size_m,
+            series.pixel_size_m,
+            _SAME_AS_BEAMTIME,
+        ),
+        ("energy", "eV", info.energy_ev, first.energy_ev, series.energy.energy_ev, _SAME_ENERGY),
+    ):
+        if _differ(here, there, _SAME_IN_SERIES):
+            message = f"{name} {here:.6g} {unit}, but {there:.6g} {unit} in {first_path.name}"
+            raise InputError(message, path=path, field=field)
+        if _differ(here, stated, tolerance):
+            message = f"{name} {here:.6g} {unit}, but the beamtime file says {stated:.6g} {unit}"
+            raise InputError(message, path=path, field=field)
+
+
+def _differ(a: float | None, b: float | None, tolerance: float) -> bool:
+    return a is not None and b is not None and abs(a - b) > tolerance * abs(b)
+
+
+def _check_angles(series: Series, folder: Path, n_frames: int) -> None:
+    kept_indices(series, n_frames)
+    if series.format == "resire-v" and series.angles_file is not None:
+        source, found = series.angles_file, len(resire_v.load_euler(folder / series.angles_file))
+    else:
+        source = "angles_deg" if series.angles_deg is not None else series.angles_file or "angles"
+        found = all_angles(series, folder).size
+    if found != n_frames:
+        message = f"expected {n_frames} angles, one for each projection, found {found}"
+        raise InputError(message, field=f"series '{series.name}': {source}")
+
+
+def read_series(series: Series, folder: Path) -> Iterator[NDArray[Any]]:
+    """Yield the projections of a series one after the other.
+
+    All files are inspected before the first frame is read, so that what metadata can tell is told
+    at once.
+
+    Parameters
+    ----------
+    series : from a beamtime.
+    folder : that its file patterns are relative to.
+
+    Yields
+    ------
+    (ny, nx) complex64 for state `raw`, float32 [rad] for the others.
+
+    Raises
+    ------
+    InputError : as for `inspect_series`, and values that are not finite or cannot be read.
+    """
+    info = inspect_series(series, folder)
+    reader = reader_for(series.format)
+    kept = {int(index) for index in kept_indices(series, info.n_frames)}
+    index = 0
+    for path in info.files:
+        for frame in reader.frames(path, series.dataset):
+            if index in kept:
+                _check_values(frame, series, path, index)
+                yield frame
+            index += 1
+
+
+def _check_values(frame: NDArray[Any], series: Series, path: Path, index: int) -> None:
+    remedy = f"exclude: [{index}] leaves it out"
+    finite = np.isfinite(frame)
+    if not finite.all():
+        count = finite.size - int(np.count_nonzero(finite))
+        message = f"frame {index} of series '{series.name}' holds {count} non-finite values"
+        raise InputError(f"{message}; {remedy}", path=path)
+    # Phase and differences may well be zero; a transmission that is, was never reconstructed.
+    if series.state == "raw" and not frame.any():
+        message = f"frame {index} of series '{series.name}' is zero everywhere"
+        raise InputError(f"{message}; {remedy}", path=path)
+
+
+def load_stack(series: Series, folder: Path) -> NDArray[np.float32]:
+    """Whole stack of a series whose state is `phase`, `aligned` or `differenced`.
+
+    Returns
+    -------
+    (n, ny, nx) float32.
+
+    Raises
+    ------
+    InputError : as for `read_series`.
+    """
+    info = inspect_series(series, folder)
+    stack = np.empty((kept_indices(series, info.n_frames).size, *info.shape), np.float32)
+    for index, frame in enumerate(read_series(series, folder)):
+        stack[index] = frame
+    return stack
+
+
+def load_rotations(series: Series, folder: Path) -> NDArray[np.float64] | None:
+    """Rotation of each projection as the data bring it, sample to lab.
+
+    Returns
+    -------
+    (n, 3, 3) float64: measured matrices of public XLDOT files, or from the Euler angles of
+    RESIRE-V; None for series that have only angles and a nominal mounting.
+
+    Raises
+    ------
+    InputError : matrices or angles that are missing or wrong.
+    """
+    if series.format == "xldot-public":
+        reader = XldotPublicReader()
+        paths = series_files(series, folder)
+        rotations = np.concatenate([reader.rotations(path, series.dataset) for path in paths])
+    elif series.format == "resire-v" and series.angles_file is not None:
+        from pipeline.tomography.geometry import euler_rotations
+
+        rotations = euler_rotations(resire_v.load_euler(folder / series.angles_file))
+    else:
+        return None
+    kept: NDArray[np.float64] = rotations[kept_indices(series, len(rotations))]
+    return kept
