@@ -1,0 +1,365 @@
+"""Grains: regions of one orientation.
+
+The default is region merging. Every voxel starts as its own region; the pairs of neighbours are
+gone through from the most to the least similar, and two regions become one when their *mean* axes
+differ by less than the threshold. Means average the noise away and do not creep along a gradient,
+where joining neighbours pair by pair (`connected`) leaks through a single blurred voxel of a
+boundary. Then small regions go to the neighbour of nearest orientation, and boundary voxels are
+relaxed.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from pipeline.analyse import merging
+from pipeline.analyse.axes import axis_tensor, downsample_axis, principal_axis
+from pipeline.analyse.density import block_mean
+from pipeline.analyse.grain_table import FACES, grain_boundaries, grain_table, shifted
+from pipeline.analyse.merging import AXIS, Symmetry
+from pipeline.errors import InputError
+from pipeline.io.products import GrainMap
+from schemas.recipe import GrainSettings
+
+MIN_CORE = 0.08
+"""Smallest share of voxels of a grain that have only voxels of the same grain around them."""
+
+STEEPEST = 0.4
+"""Largest step from voxel to voxel inside a grain, after smoothing, as a share of the threshold."""
+
+
+def segment_grains(
+    axis: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    settings: GrainSettings,
+    *,
+    pixel_size_m: float,
+    electron_density: NDArray[np.float32] | None = None,
+) -> GrainMap:
+    """Segment an axis field into grains and describe each.
+
+    Parameters
+    ----------
+    axis : (3, z, y, x) float32 unit vectors, sign-free; or (6, z, y, x), a tensor whose principal
+        axis it is.
+    mask : (z, y, x) bool, voxels that carry an orientation. An empty one gives an empty product.
+    settings : threshold, smallest grain, downsampling, method.
+    pixel_size_m : edge of a voxel of `axis` [m].
+    electron_density : (z, y, x) float32 [e/Å³]; adds its mean to the table.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, or the axis is not finite inside the mask.
+    """
+    if axis.shape[1:] != mask.shape or axis.shape[0] not in (3, 6):
+        raise InputError(
+            f"expected an axis (3, z, y, x) or tensor (6, z, y, x) on the mask {mask.shape}, "
+            f"found {axis.shape}"
+        )
+    if not np.isfinite(axis[:, mask]).all():
+        raise InputError("expected a finite axis in every voxel of the mask, found NaN or infinity")
+    if axis.shape[0] == 6:
+        vectors = np.zeros((3, *mask.shape), np.float32)
+        vectors[:, mask] = principal_axis(axis[:, mask])
+        axis = vectors
+    edge, fine_shape = settings.downsample, mask.shape
+    axis, mask = downsample_axis(axis, mask, edge)
+    vectors = axis[:, mask].T.astype(np.float64)
+    used = np.linalg.norm(vectors, axis=1) > 0.5
+    if not used.all():
+        mask = mask.copy()
+        mask[mask] = used
+        vectors = vectors[used]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    label = segment_orientations(vectors, mask, settings, AXIS)
+    coarse_density = None if electron_density is None else block_mean(electron_density, edge)
+    voxel_m = pixel_size_m * edge
+    # Centre of the coarse voxel n' // 2, in fine voxels from the fine origin.
+    offset = [
+        ((coarse // 2 + 0.5) * edge - 0.5 - fine // 2) * pixel_size_m
+        for coarse, fine in zip(label.shape, fine_shape, strict=True)
+    ]
+    table = grain_table(label, axis, voxel_m, coarse_density)
+    table["centroid_m"] += np.array(offset[::-1])
+    return GrainMap(
+        label=label,
+        boundaries=grain_boundaries(label),
+        table=table,
+        pixel_size_m=voxel_m,
+        offset_m=(offset[0], offset[1], offset[2]),
+    )
+
+
+def segment_orientations(
+    vectors: NDArray[np.float64],
+    mask: NDArray[np.bool_],
+    settings: GrainSettings,
+    symmetry: Symmetry,
+) -> NDArray[np.int32]:
+    """Segment orientations of any symmetry on a grid.
+
+    Parameters
+    ----------
+    vectors : (n, d) float64 unit vectors, one for each true voxel of `mask` in C order.
+    mask : (z, y, x) bool.
+    settings : threshold, smallest grain, method.
+    symmetry : which vectors are equivalent.
+
+    Returns
+    -------
+    (z, y, x) int32; 0 outside the mask, grains from 1 on, the largest first.
+    """
+    label = np.zeros(mask.shape, np.int32)
+    n = len(vectors)
+    if n == 0:
+        return label
+    edges = _neighbour_pairs(mask)
+    limit = math.radians(settings.misorientation_deg) / symmetry.angle_factor
+    if settings.method == "connected":
+        regions = _connected(vectors, edges, limit, symmetry)
+    else:
+        regions = _merged(vectors, edges, mask, limit, symmetry)
+        regions = _regrown(regions, vectors, mask, edges, settings.min_voxels, symmetry)
+        regions = _relaxed(regions, vectors, mask, edges, symmetry)
+    if settings.small == "merge":
+        regions = _absorb_small(regions, vectors, edges, settings.min_voxels, symmetry)
+    if settings.method != "connected":
+        regions = _merge_regions(regions, vectors, edges, limit, symmetry)
+    counts = np.bincount(regions)
+    rank = np.empty(len(counts), np.int32)
+    rank[np.argsort(-counts, kind="stable")] = np.arange(1, len(counts) + 1)
+    # After merging, only specks that touch no other voxel of the mask are still small.
+    rank[counts < settings.min_voxels] = 0
+    label[mask] = rank[regions]
+    return label
+
+
+def _neighbour_pairs(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(m, 2) node indices of the pairs of voxels that share a face."""
+    nodes = np.full(mask.shape, -1, np.int64)
+    nodes[mask] = np.arange(int(mask.sum()))
+    pairs = []
+    for offset in FACES:
+        first, second = shifted(nodes, offset)
+        both = (first >= 0) & (second >= 0)
+        pairs.append(np.stack([first[both], second[both]], axis=1))
+    return np.concatenate(pairs)
+
+
+def _compact(roots: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.unique(roots, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def _connected(
+    vectors: NDArray[np.float64], edges: NDArray[np.int64], limit: float, symmetry: Symmetry
+) -> NDArray[np.int64]:
+    """Components that hang together by edges below the threshold."""
+    angle = merging.misorientation_rad(vectors[edges[:, 0]], vectors[edges[:, 1]], symmetry)
+    close = edges[angle < limit * symmetry.angle_factor]
+    return _compact(merging.find_roots(merging.join_edges(close, len(vectors))))
+
+
+def _merged(
+    vectors: NDArray[np.float64],
+    edges: NDArray[np.int64],
+    mask: NDArray[np.bool_],
+    limit: float,
+    symmetry: Symmetry,
+) -> NDArray[np.int64]:
+    """Regions of nearly one mean, from single voxels."""
+    guide = _smoothed(vectors, mask) if symmetry is AXIS else vectors
+    angle = merging.misorientation_rad(guide[edges[:, 0]], guide[edges[:, 1]], symmetry)
+    order = np.argsort(angle, kind="stable")
+    # Where the axis turns fast there is a boundary: its voxels join no region yet, lest they form
+    # sheets of intermediate orientation.
+    flat = STEEPEST * limit * symmetry.angle_factor
+    order = order[: np.searchsorted(angle[order], flat)]
+    parent = np.arange(len(vectors))
+    # Half of the threshold first: what is surely one grain has a settled mean before any pair
+    # near the threshold is decided.
+    sums = guide.copy()
+    for fraction in (0.5, 1.0):
+        cosine = math.cos(fraction * limit)
+        merging.merge_edges(edges, order, sums, parent, symmetry.operators, cosine)
+    regions = _compact(merging.find_roots(parent))
+    return _merge_regions(regions, vectors, edges, limit, symmetry)
+
+
+def _smoothed(vectors: NDArray[np.float64], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Axes averaged over 3x3x3 voxels of the mask, by `a aᵀ`."""
+    tensor = np.zeros((6, *mask.shape), np.float32)
+    tensor[:, mask] = axis_tensor(vectors.T)
+    for component in tensor:
+        ndimage.uniform_filter(component, 3, output=component, mode="constant")
+    return np.ascontiguousarray(principal_axis(tensor[:, mask]).T)
+
+
+def _region_pairs(regions: NDArray[np.int64], edges: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(m, 2) pairs of regions that touch, each once."""
+    pairs = regions[edges]
+    pairs = np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1)
+    return np.unique(pairs, axis=0) if len(pairs) else pairs.reshape(0, 2)
+
+
+def _means(
+    vectors: NDArray[np.float64], regions: NDArray[np.int64], symmetry: Symmetry
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    """Unit mean, sum and number of voxels of each region."""
+    n = int(regions.max()) + 1
+    sums, counts = merging.region_sums(vectors, regions, n, symmetry.operators)
+    length = np.linalg.norm(sums, axis=1, keepdims=True)
+    return sums / np.maximum(length, 1e-12), sums, counts
+
+
+def _merge_regions(
+    regions: NDArray[np.int64],
+    vectors: NDArray[np.float64],
+    edges: NDArray[np.int64],
+    limit: float,
+    symmetry: Symmetry,
+) -> NDArray[np.int64]:
+    """Merge touching regions, the most similar ones first, until no two are within the limit."""
+    while True:
+        means, sums, _ = _means(vectors, regions, symmetry)
+        pairs = _region_pairs(regions, edges)
+        angle = merging.misorientation_rad(means[pairs[:, 0]], means[pairs[:, 1]], symmetry)
+        close = angle < limit * symmetry.angle_factor
+        if not close.any():
+            return regions
+        pairs, angle = pairs[close], angle[close]
+        order = np.argsort(angle, kind="stable")
+        parent = np.arange(len(means))
+        # The first pair always merges, so the loop ends.
+        merging.merge_edges(pairs, order, sums, parent, symmetry.operators, math.cos(limit))
+        roots = merging.find_roots(parent)
+        if np.array_equal(roots, np.arange(len(roots))):
+            return regions
+        regions = _compact(roots[regions])
+
+
+def _absorb_small(
+    regions: NDArray[np.int64],
+    vectors: NDArray[np.float64],
+    edges: NDArray[np.int64],
+    min_voxels: int,
+    symmetry: Symmetry,
+) -> NDArray[np.int64]:
+    """Give every small region to the touching region of nearest orientation.
+
+    Small regions that touch only each other form one region; one that touches nothing stays.
+    """
+    while True:
+        means, _, counts = _means(vectors, regions, symmetry)
+        pairs = _region_pairs(regions, edges)
+        small = counts < min_voxels
+        pairs = pairs[small[pairs].any(axis=1)]
+        if len(pairs) == 0:
+            return regions
+        target = _nearest_targets(pairs, means, small, symmetry)
+        movable = np.flatnonzero(target >= 0)
+        parent = merging.join_edges(np.stack([movable, target[movable]], axis=1), len(means))
+        regions = _compact(merging.find_roots(parent)[regions])
+
+
+def _nearest_targets(
+    pairs: NDArray[np.int64],
+    means: NDArray[np.float64],
+    small: NDArray[np.bool_],
+    symmetry: Symmetry,
+) -> NDArray[np.int64]:
+    """For each small region the neighbour to go to (-1: wait): large ones before small ones."""
+    both = np.concatenate([pairs, pairs[:, ::-1]])
+    both = both[small[both[:, 0]]]
+    angle = merging.misorientation_rad(means[both[:, 0]], means[both[:, 1]], symmetry)
+    # A small neighbour is a candidate only where no large one is.
+    penalty = np.where(small[both[:, 1]], 10.0, 0.0)
+    order = np.lexsort((both[:, 1], angle + penalty, both[:, 0]))
+    first = np.concatenate([[True], np.diff(both[order, 0]) > 0])
+    chosen = both[order[first]]
+    target = np.full(len(means), -1, np.int64)
+    to_large = ~small[chosen[:, 1]]
+    # As long as any small region touches a large one, the others wait their turn.
+    chosen = chosen[to_large] if to_large.any() else chosen
+    target[chosen[:, 0]] = chosen[:, 1]
+    return target
+
+
+def _regrown(
+    regions: NDArray[np.int64],
+    vectors: NDArray[np.float64],
+    mask: NDArray[np.bool_],
+    edges: NDArray[np.int64],
+    min_voxels: int,
+    symmetry: Symmetry,
+) -> NDArray[np.int64]:
+    """Dissolve small regions and sheets, and let the grains grow over their voxels.
+
+    Finite resolution turns a boundary into a sheet of intermediate orientation. A sheet of two
+    voxels has no voxel whose neighbours all belong to it; in a ball of 33 voxels a fifth has.
+    """
+    neighbours = _neighbour_table(mask, reach=1)
+    other = np.where(neighbours >= 0, regions[neighbours], regions[:, None])
+    core = (other == regions[:, None]).all(axis=1)
+    counts = np.bincount(regions)
+    solid = (counts >= min_voxels) & (np.bincount(regions, weights=core) >= MIN_CORE * counts)
+    if not solid.any():
+        return regions
+    means, _, _ = _means(vectors, regions, symmetry)
+    grown = np.where(solid[regions], regions, -1)
+    merging.grow(grown, vectors, means, neighbours, symmetry.operators)
+    # What no grain can reach keeps the region that it had.
+    return _split(np.where(grown < 0, regions, grown), edges)
+
+
+def _relaxed(
+    regions: NDArray[np.int64],
+    vectors: NDArray[np.float64],
+    mask: NDArray[np.bool_],
+    edges: NDArray[np.int64],
+    symmetry: Symmetry,
+) -> NDArray[np.int64]:
+    """Let boundary voxels go where their orientation and their neighbours agree (Potts model)."""
+    regions = regions.copy()
+    neighbours = _neighbour_table(mask, reach=2)
+    for _ in range(10):
+        means, _, _ = _means(vectors, regions, symmetry)
+        angle = merging.misorientation_rad(vectors, means[regions], symmetry)
+        # Median of the squared angle of an isotropic 2D scatter is 2 ln2 sigma^2.
+        variance = float(np.median(angle**2)) / symmetry.angle_factor**2 / (2 * math.log(2))
+        energy = 0.5 / max(variance, math.radians(1.0) ** 2)
+        changed = merging.relax(
+            regions, vectors, means, neighbours, symmetry.operators, energy, 1.0
+        )
+        regions = _compact(regions)
+        if changed == 0:
+            break
+    return _split(regions, edges)
+
+
+def _split(regions: NDArray[np.int64], edges: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Make every region one piece."""
+    inner = edges[regions[edges[:, 0]] == regions[edges[:, 1]]]
+    return _compact(merging.find_roots(merging.join_edges(inner, len(regions))))
+
+
+def _neighbour_table(mask: NDArray[np.bool_], reach: int) -> NDArray[np.int64]:
+    """Node indices of the neighbours, -1 where there is none.
+
+    (n, 6) across faces for `reach` 1, (n, 18) across faces and edges for 2.
+    """
+    nodes = np.full(np.array(mask.shape) + 2, -1, np.int64)
+    nodes[1:-1, 1:-1, 1:-1][mask] = np.arange(int(mask.sum()))
+    z, y, x = np.nonzero(mask)
+    offsets = [
+        (i, j, k)
+        for i in (-1, 0, 1)
+        for j in (-1, 0, 1)
+        for k in (-1, 0, 1)
+        if 1 <= abs(i) + abs(j) + abs(k) <= reach
+    ]
+    return np.stack([nodes[z + 1 + i, y + 1 + j, x + 1 + k] for i, j, k in offsets], axis=1)

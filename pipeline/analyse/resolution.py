@@ -1,0 +1,166 @@
+"""Resolution by Fourier shell correlation of two independent halves of the data.
+
+Frames and units: the table in `pipeline/__init__.py`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft, ndimage
+
+from pipeline.errors import InputError
+from pipeline.io.products import ResolutionCurve
+
+
+def soft_mask(
+    support: NDArray[np.bool_], edge_voxels: float = 3.0, grow_voxels: int = 2
+) -> NDArray[np.float32]:
+    """Mask with a smooth edge, since a hard one correlates the halves at every frequency.
+
+    Parameters
+    ----------
+    support : (z, y, x) bool, where the sample is.
+    edge_voxels : standard deviation of the edge [voxel].
+    grow_voxels : voxels by which the support grows first, so that the edge lies in air.
+
+    Returns
+    -------
+    (z, y, x) float32, 0 to 1; it also falls to zero at the border of the volume.
+    """
+    grown = ndimage.binary_dilation(support, iterations=grow_voxels) if grow_voxels else support
+    mask: NDArray[np.float32] = ndimage.gaussian_filter(
+        grown.astype(np.float32), edge_voxels, mode="constant"
+    )
+    return mask
+
+
+def fourier_shell_correlation(
+    first: NDArray[np.floating],
+    second: NDArray[np.floating],
+    pixel_size_m: float,
+    mask: NDArray[np.floating] | None = None,
+) -> ResolutionCurve:
+    """Correlation of two volumes in shells of spatial frequency.
+
+    Parameters
+    ----------
+    first, second : (..., y, x) or (..., z, y, x) of equal shape and two or three dimensions, made
+        from independent halves of the data.
+    pixel_size_m : edge of a voxel [m].
+    mask : same shape, 0 to 1, smooth; both are multiplied with it.
+
+    Returns
+    -------
+    Curve up to the Nyquist frequency, in shells as wide as one Fourier pixel of the longest axis.
+    The resolution is the half period `1 / (2 f)` where the curve first stays below the threshold
+    of half a bit or one bit of information per voxel.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ or the volumes are not finite.
+
+    Notes
+    -----
+    van Heel, Schatz, J. Struct. Biol. 151, 250 (2005), doi 10.1016/j.jsb.2005.05.009: thresholds
+    from the number of Fourier voxels in a shell, eqs. 12-17. They hold for the full data when the
+    volumes are its halves.
+    """
+    if first.shape != second.shape or first.ndim not in (2, 3):
+        raise InputError(
+            f"expected two volumes of one shape, found {first.shape} and {second.shape}"
+        )
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        raise InputError("expected finite volumes for a Fourier shell correlation")
+    weight = 1.0 if mask is None else mask
+    a = fft.rfftn(first * weight)
+    b = fft.rfftn(second * weight)
+    shell, multiplicity, n_shells = _shells(first.shape)
+    total = [
+        np.bincount(shell, weights=(multiplicity * values).ravel(), minlength=n_shells)
+        for values in ((a * b.conj()).real, np.abs(a) ** 2, np.abs(b) ** 2)
+    ]
+    cross, power_a, power_b = (values[1:n_shells] for values in total)
+    counts = np.bincount(shell, multiplicity.ravel(), n_shells).astype(np.float64)[1:n_shells]
+    norm = np.sqrt(power_a * power_b)
+    correlation = np.divide(cross, norm, out=np.zeros_like(cross), where=norm > 0)
+    frequency = np.arange(1, n_shells) / (max(first.shape) * pixel_size_m)
+    half_bit, one_bit = information_threshold(counts, 0.5), information_threshold(counts, 1.0)
+    return ResolutionCurve(
+        frequency=frequency,
+        correlation=correlation,
+        half_bit=half_bit,
+        one_bit=one_bit,
+        half_bit_resolution_m=crossing(frequency, correlation, half_bit),
+        one_bit_resolution_m=crossing(frequency, correlation, one_bit),
+    )
+
+
+def _shells(shape: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.float64], int]:
+    """Shell of every Fourier voxel (those beyond Nyquist in a last one), how often each counts in
+    the full transform, and the number of shells including zero."""
+    longest = max(shape)
+    axes = [np.fft.fftfreq(n) for n in shape[:-1]] + [np.fft.rfftfreq(shape[-1])]
+    squared = sum(
+        np.reshape(axis**2, [-1 if k == i else 1 for k in range(len(axes))])
+        for i, axis in enumerate(axes)
+    )
+    n_shells = longest // 2 + 1
+    shell = np.minimum(np.rint(np.sqrt(squared) * longest).astype(np.int64), n_shells)
+    multiplicity = np.full(shell.shape, 2.0)
+    multiplicity[..., 0] = 1.0
+    if shape[-1] % 2 == 0:
+        multiplicity[..., -1] = 1.0
+    return shell.ravel(), multiplicity, n_shells
+
+
+def information_threshold(counts: NDArray[np.float64], bits: float) -> NDArray[np.float64]:
+    """Threshold for so many bits of information per voxel of the full data.
+
+    Parameters
+    ----------
+    counts : number of Fourier voxels in each shell.
+    bits : 0.5 or 1 by convention.
+
+    Returns
+    -------
+    Threshold of the correlation of the two halves; `(0.2071 + 1.9102 / sqrt(n)) /
+    (1.2071 + 0.9102 / sqrt(n))` for half a bit.
+    """
+    # The signal-to-noise ratio of each half is half of that of the full data.
+    snr = (2.0**bits - 1.0) / 2.0
+    root = np.sqrt(np.maximum(counts, 1.0))
+    spread = 2.0 * math.sqrt(snr) / root
+    threshold: NDArray[np.float64] = np.minimum(
+        (snr + spread + 1.0 / root) / (snr + 1.0 + spread), 1.0
+    )
+    return threshold
+
+
+def crossing(
+    frequency: NDArray[np.float64],
+    correlation: NDArray[np.float64],
+    threshold: NDArray[np.float64],
+) -> float:
+    """Half period at which the correlation falls below the threshold, linear between shells.
+
+    Returns
+    -------
+    [m] for a frequency in 1/m; that of the highest frequency if the curve never falls below, NaN if
+    it starts below.
+    """
+    excess = correlation - threshold
+    below = excess < 0
+    # A single shell of few voxels dips below by chance; the first of two in a row counts.
+    both = below & np.concatenate([below[1:], [True]])
+    if len(excess) == 0 or both[0]:
+        return math.nan
+    if not both.any():
+        return float(0.5 / frequency[-1])
+    k = int(np.argmax(both))
+    step = excess[k - 1] / (excess[k - 1] - excess[k]) if excess[k - 1] > 0 else 1.0
+    at = frequency[k - 1] + step * (frequency[k] - frequency[k - 1])
+    return float(0.5 / at)

@@ -1,0 +1,240 @@
+"""What a run leaves behind: the products, as plain dataclasses of arrays.
+
+Volumes are `(z, y, x)` with the origin at voxel `n // 2`; frames and units: the table in
+`pipeline/__init__.py`. `pipeline/io/results.py` writes and reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.provenance import Provenance
+
+UNKNOWN_PIXEL_SIZE_M = 1.0
+"""Stands for a pixel size that the data do not tell; lengths are then in voxels."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number that a person would quote."""
+
+    value: float
+    unit: str
+    uncertainty: float | None = None
+    """One standard deviation, in `unit`."""
+    description: str = ""
+    """One sentence: what was measured, over what."""
+
+
+@dataclass(frozen=True)
+class OrientationMap:
+    """Crystal axis in the sample frame; an axis has no sign, `a` is the same as `-a`.
+
+    Attributes
+    ----------
+    tensor : (6, z, y, x) float32 [rad/voxel], order xx yy zz yz xz xy.
+    axis : (3, z, y, x) float32, unit vectors x, y, z; zero outside `support`.
+    magnitude : (z, y, x) float32 [rad/voxel], dichroic contrast.
+    uniaxiality : (z, y, x) float32, 0 (isotropic) to 1 (one axis).
+    support : (z, y, x) bool.
+    uncertainty_deg : (z, y, x) float32 [degree], rms angle of the axis, if known; 0 where not
+        asked for.
+    """
+
+    tensor: NDArray[np.float32]
+    axis: NDArray[np.float32]
+    magnitude: NDArray[np.float32]
+    uniaxiality: NDArray[np.float32]
+    support: NDArray[np.bool_]
+    uncertainty_deg: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class MagnetisationMap:
+    """Magnetisation in the sample frame.
+
+    Attributes
+    ----------
+    vector : (3, z, y, x) float32, components x, y, z.
+    support : (z, y, x) bool.
+    unit : unit of the dichroic signal per voxel.
+    """
+
+    vector: NDArray[np.float32]
+    support: NDArray[np.bool_]
+    unit: str = "rad/voxel"
+
+
+@dataclass(frozen=True)
+class ScalarMap:
+    """A scalar tomogram.
+
+    Attributes
+    ----------
+    volume : (z, y, x) float32, positive where matter is.
+    support : (z, y, x) bool.
+    unit : unit per voxel.
+    """
+
+    volume: NDArray[np.float32]
+    support: NDArray[np.bool_]
+    unit: str = "rad/voxel"
+
+
+@dataclass(frozen=True)
+class DensityMap:
+    """Electron density and materials.
+
+    Attributes
+    ----------
+    electron_density : (z, y, x) float32 [e/Å³].
+    materials : (z, y, x) uint8; 0 is none of them, `i + 1` is `names[i]`.
+    names : names of the materials.
+    windows : (n_materials, 2) float64 [e/Å³], lower and upper threshold of each.
+    keep : (z, y, x) bool, False in the damaged shell and outside the sample; None: no shell.
+    noise : float [e/Å³], rms in air; 0 when unknown.
+    """
+
+    electron_density: NDArray[np.float32]
+    materials: NDArray[np.uint8]
+    names: tuple[str, ...]
+    windows: NDArray[np.float64]
+    keep: NDArray[np.bool_] | None = None
+    noise: float = 0.0
+
+
+@dataclass(frozen=True)
+class GrainMap:
+    """Grains by misorientation, possibly on a coarser grid.
+
+    Attributes
+    ----------
+    label : (z, y, x) int32; 0 is no grain.
+    boundaries : (z, y, x) uint8, 1 on both sides of a face between two grains.
+    table : column name -> (n_grains,) or (n_grains, 3) array, rows in order of the label.
+    pixel_size_m : float [m], edge of a voxel of `label`.
+    offset_m : z, y, x [m] of the centre of voxel `n // 2` in the sample frame; zero unless coarser.
+    """
+
+    label: NDArray[np.int32]
+    boundaries: NDArray[np.uint8]
+    table: Mapping[str, NDArray[Any]]
+    pixel_size_m: float
+    offset_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+
+GRAIN_UNITS: Mapping[str, str] = {
+    "label": "",
+    "voxels": "voxel",
+    "volume_m3": "m^3",
+    "equivalent_diameter_m": "m",
+    "sphericity": "",
+    "axis": "",
+    "spread_deg": "degree",
+    "centroid_m": "m",
+    "electron_density": "e/angstrom^3",
+}
+"""Unit of each column of a grain table."""
+
+
+@dataclass(frozen=True)
+class ResolutionCurve:
+    """Fourier shell correlation of two independent halves.
+
+    Attributes
+    ----------
+    frequency : (k,) float64 [1/m], of the shells.
+    correlation : (k,) float64.
+    half_bit, one_bit : (k,) float64, thresholds for 1/2 and 1 bit of information.
+    half_bit_resolution_m, one_bit_resolution_m : float [m], half period `1 / (2 f)` where the
+        curve first falls below the threshold; NaN without a crossing.
+    """
+
+    frequency: NDArray[np.float64]
+    correlation: NDArray[np.float64]
+    half_bit: NDArray[np.float64]
+    one_bit: NDArray[np.float64]
+    half_bit_resolution_m: float
+    one_bit_resolution_m: float
+
+
+@dataclass(frozen=True)
+class SeriesAlignment:
+    """What alignment did to one series.
+
+    Attributes
+    ----------
+    shifts_px : (n, 2) float64 [pixel], dy and dx added to bring each frame into place.
+    angles_deg : (n,) float64 [degree].
+    updates_px : (iterations, n) float64 [pixel], size of each update; empty when not recorded.
+    """
+
+    shifts_px: NDArray[np.float64]
+    angles_deg: NDArray[np.float64]
+    updates_px: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
+
+
+@dataclass(frozen=True)
+class Mounting:
+    """Where one mounting was found relative to the reference mounting.
+
+    Attributes
+    ----------
+    rotation : (3, 3) float64, as `pipeline.align.register.RigidMotion.rotation`.
+    shift_px : (3,) float64 [voxel], as `RigidMotion.shift`.
+    correlation : float, of the registered volumes.
+    """
+
+    rotation: NDArray[np.float64]
+    shift_px: NDArray[np.float64]
+    correlation: float
+
+
+@dataclass(frozen=True)
+class SeriesPreview:
+    """A few projections of a series, small enough for the report.
+
+    Attributes
+    ----------
+    raw : (k, ny, nx) float32 [rad], wrapped phase as it was read.
+    aligned : (k, ny, nx) float32 [rad], air at zero, in place.
+    angles_deg : (k,) float64 [degree].
+    pixel_size_m : float [m], of both.
+    """
+
+    raw: NDArray[np.float32]
+    aligned: NDArray[np.float32]
+    angles_deg: NDArray[np.float64]
+    pixel_size_m: float
+
+
+@dataclass(frozen=True)
+class ResultData:
+    """Everything that a run leaves behind; products that were not made are None or empty."""
+
+    sample: str
+    pixel_size_m: float
+    """Edge of a voxel [m]; `UNKNOWN_PIXEL_SIZE_M` where the data do not tell."""
+    orientation: OrientationMap | None = None
+    magnetisation: MagnetisationMap | None = None
+    scalar: ScalarMap | None = None
+    density: DensityMap | None = None
+    grains: GrainMap | None = None
+    resolution: Mapping[str, ResolutionCurve] = field(default_factory=dict)
+    """By name of the product."""
+    alignment: Mapping[str, SeriesAlignment] = field(default_factory=dict)
+    """By name of the series."""
+    mountings: Mapping[str, Mounting] = field(default_factory=dict)
+    """By name of the mounting (tilt)."""
+    residuals: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    """By name of the reconstruction: relative residual after each iteration."""
+    previews: Mapping[str, SeriesPreview] = field(default_factory=dict)
+    """By name of the series."""
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    """Numbers to quote; the same as in `summary.json`."""
+    provenance: Provenance | None = None

@@ -1,0 +1,214 @@
+"""Curves, histograms, projections and pole figures: arrays in, PNG bytes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from pipeline.io.products import ResolutionCurve, SeriesAlignment, SeriesPreview
+from pipeline.report.canvas import LINES, MUTED, disc, percentile_limits, to_png
+
+
+def histogram(
+    values: NDArray[np.floating],
+    label: str,
+    *,
+    bands: Sequence[tuple[float, float, str]] = (),
+    lines: Sequence[tuple[float, str]] = (),
+    limits: tuple[float, float] | None = None,
+    log: bool = False,
+    counted: str = "voxels",
+) -> bytes:
+    """Histogram with shaded bands (thresholds) and marked values.
+
+    Parameters
+    ----------
+    values : any shape; those that are not finite are left out.
+    label : of the abscissa, with its unit.
+    bands : lower and upper limit and name of each; an infinite limit ends at the plot's edge.
+    lines : value and name of each.
+    limits : of the abscissa; 0.1 and 99.9 % of the values when absent.
+    log : logarithmic ordinate.
+    counted : what the bars count.
+    """
+    flat = values[np.isfinite(values)].ravel()
+    low, high = limits or percentile_limits(flat, 0.001)
+    if high - low < 1e-3 * abs(high):
+        # One value up to rounding: a histogram of the rounding would mislead.
+        low, high = high - 0.2 * abs(high), high + 0.2 * abs(high)
+    bins = int(np.clip(np.sqrt(flat.size) / 2, 12, 120))
+
+    def draw(figure: Figure) -> None:
+        ax = figure.subplots()
+        for index, (start, stop, name) in enumerate(bands):
+            colour = LINES[index % len(LINES)]
+            ax.axvspan(max(start, low), min(stop, high), color=colour, alpha=0.18, lw=0, label=name)
+        ax.hist(flat, bins=bins, range=(low, high), color="#5b6675", lw=0)
+        for index, (value, name) in enumerate(lines):
+            ax.axvline(value, color=LINES[(index + 1) % len(LINES)], lw=1.6, label=name)
+        ax.set_xlim(low, high)
+        ax.set_xlabel(label)
+        ax.set_ylabel(f"number of {counted}")
+        if log and flat.size:
+            ax.set_yscale("log")
+        if bands or lines:
+            ax.legend()
+
+    return to_png(draw, (5.2, 3.0))
+
+
+def pole_density(axis: NDArray[np.floating], n_bins: int = 81) -> np.ma.MaskedArray:
+    """Density of axes over the half sphere, in multiples of axes without preference.
+
+    Parameters
+    ----------
+    axis : (3, n) unit vectors, sign-free.
+    n_bins : along either side of the square around the disc.
+
+    Returns
+    -------
+    (n_bins, n_bins) masked array, rows along y and columns along x in Lambert's equal-area
+    projection along z, masked outside the disc.
+    """
+    x, y, up = axis * np.where(axis[2] < 0, -1.0, 1.0)
+    scale = 1.0 / np.sqrt(1.0 + np.abs(up))
+    edges = np.linspace(-1.0, 1.0, n_bins + 1)
+    counts, _, _ = np.histogram2d(y * scale, x * scale, bins=[edges, edges])
+    centre = 0.5 * (edges[1:] + edges[:-1])
+    inside = np.hypot(*np.meshgrid(centre, centre)) <= 1.0
+    # Smoothed by some three degrees; the disc is smoothed along, so that its rim does not fade.
+    smooth = ndimage.gaussian_filter(counts * inside, 1.5)
+    smooth /= np.maximum(ndimage.gaussian_filter(inside.astype(float), 1.5), 1e-6)
+    uniform = max(1, x.size) / np.count_nonzero(inside)
+    return np.ma.masked_where(~inside, smooth / uniform)
+
+
+def pole_figure(axis: NDArray[np.floating]) -> bytes:
+    """Density of axes over the half sphere, relative to axes without preference.
+
+    Parameters
+    ----------
+    axis : (3, n) unit vectors, sign-free.
+    """
+    density = pole_density(axis)
+
+    def draw(figure: Figure) -> None:
+        ax = figure.subplots()
+        top = max(2.0, float(np.quantile(density.compressed(), 0.99)))
+        image = ax.imshow(
+            density, origin="lower", extent=(-1, 1, -1, 1), cmap="cividis", vmin=0, vmax=top
+        )
+        disc(ax, "")
+        for x_, y_, text in ((1.13, 0, "x"), (0, 1.13, "y")):
+            ax.text(x_, y_, text, ha="center", va="center")
+        ax.text(0.03, 0.03, "z", color="white")
+        ax.plot(0, 0, ".", ms=4, color="white")
+        figure.colorbar(image, ax=ax, label="multiples of uniform", shrink=0.8)
+
+    return to_png(draw, (4.4, 3.4))
+
+
+def projections(preview: SeriesPreview) -> bytes:
+    """Raw phase above, aligned projection below, for a few angles of a series."""
+    n = len(preview.angles_deg)
+    low, high = percentile_limits(preview.aligned, 0.005)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots(2, n, squeeze=False)
+        rows = (
+            ("raw phase", preview.raw, "twilight", -np.pi, np.pi),
+            ("aligned", preview.aligned, "cividis_r", low, high),
+        )
+        for row, (name, stack, cmap, vmin, vmax) in zip(axes, rows, strict=True):
+            for ax, image, angle in zip(row, stack, preview.angles_deg, strict=True):
+                shown = ax.imshow(image, origin="lower", cmap=cmap, vmin=vmin, vmax=vmax)
+                ax.set_xticks([])
+                ax.set_yticks([])
+                for side in ax.spines.values():
+                    side.set_visible(False)
+                if name == "raw phase":
+                    ax.set_title(f"{angle:.1f}°")
+            row[0].set_ylabel(name)
+            figure.colorbar(shown, ax=list(row), label="rad", shrink=0.9, pad=0.02)
+
+    return to_png(draw, (1.0 + 1.55 * n, 3.2))
+
+
+def shifts(alignment: Mapping[str, SeriesAlignment]) -> bytes:
+    """Shifts of every series against the angle: horizontal and vertical."""
+
+    def draw(figure: Figure) -> None:
+        top, bottom = figure.subplots(2, 1, sharex=True)
+        for index, (name, series) in enumerate(alignment.items()):
+            order = np.argsort(series.angles_deg)
+            style = {"color": LINES[index % 7], "lw": 1.0, "ls": ["-", "--"][(index // 7) % 2]}
+            for ax, component in ((top, 1), (bottom, 0)):
+                values = series.shifts_px[order, component]
+                ax.plot(series.angles_deg[order], values, label=name, **style)
+        top.set_ylabel("horizontal [pixel]")
+        bottom.set_ylabel("vertical [pixel]")
+        bottom.set_xlabel("rotation angle [degree]")
+        handles, labels = top.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right center")
+
+    return to_png(draw, (6.6, 3.8))
+
+
+def convergence(alignment: Mapping[str, SeriesAlignment]) -> bytes:
+    """Rms update of every series against the iteration."""
+
+    def draw(figure: Figure) -> None:
+        ax = figure.subplots()
+        for index, (name, series) in enumerate(alignment.items()):
+            if series.updates_px.size == 0:
+                continue
+            rms = np.sqrt(np.mean(series.updates_px**2, axis=1))
+            style = {"color": LINES[index % 7], "lw": 1.2, "ls": ["-", "--"][(index // 7) % 2]}
+            ax.semilogy(np.arange(1, len(rms) + 1), np.maximum(rms, 1e-6), label=name, **style)
+        ax.set_xlabel("iteration")
+        ax.set_ylabel("rms update [pixel]")
+        handles, labels = ax.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right center")
+
+    return to_png(draw, (6.0, 3.0))
+
+
+def residuals(curves: Mapping[str, NDArray[np.float64]]) -> bytes:
+    """Relative residual of every reconstruction against the iteration."""
+
+    def draw(figure: Figure) -> None:
+        ax = figure.subplots()
+        for index, (name, values) in enumerate(curves.items()):
+            style = {"color": LINES[index % 7], "lw": 1.5}
+            ax.semilogy(np.arange(1, len(values) + 1), values, label=name, **style)
+        ax.set_xlabel("iteration")
+        ax.set_ylabel("relative residual")
+        ax.legend()
+
+    return to_png(draw, (5.2, 3.0))
+
+
+def shell_correlation(curves: Mapping[str, ResolutionCurve]) -> bytes:
+    """Fourier shell correlations with the half-bit and one-bit thresholds."""
+
+    def draw(figure: Figure) -> None:
+        ax = figure.subplots()
+        for index, (name, curve) in enumerate(curves.items()):
+            frequency = curve.frequency * 1e-6
+            found = curve.half_bit_resolution_m * 1e9
+            text = f"{name}: {found:.0f} nm" if np.isfinite(found) else name
+            ax.plot(frequency, curve.correlation, color=LINES[index % 7], lw=1.5, label=text)
+        first = next(iter(curves.values()))
+        frequency = first.frequency * 1e-6
+        ax.plot(frequency, first.half_bit, "--", color=MUTED, lw=1.0, label="half bit")
+        ax.plot(frequency, first.one_bit, ":", color=MUTED, lw=1.0, label="one bit")
+        ax.set_xlabel("spatial frequency [1/µm]")
+        ax.set_ylabel("correlation of the halves")
+        ax.set_ylim(-0.1, 1.05)
+        ax.legend()
+
+    return to_png(draw, (5.2, 3.0))

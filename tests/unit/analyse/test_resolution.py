@@ -1,0 +1,117 @@
+"""Fourier shell correlation against what theory says about two noisy copies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.analyse.resolution import (
+    crossing,
+    fourier_shell_correlation,
+    information_threshold,
+    soft_mask,
+)
+from pipeline.errors import InputError
+
+N = 64
+PIXEL = 30e-9
+
+
+def _copies(shape: tuple[int, ...], cutoff: float, snr: float, n_pairs: int) -> list[np.ndarray]:
+    """Pairs of noisy copies of signals with a Gaussian spectrum, white noise of known SNR."""
+    rng = np.random.default_rng(5)
+    axes = np.meshgrid(*[np.fft.fftfreq(n) for n in shape], indexing="ij")
+    radius = np.sqrt(sum(axis**2 for axis in axes))
+    pairs = []
+    for _ in range(n_pairs):
+        spectrum = np.fft.fftn(rng.standard_normal(shape)) * np.exp(-0.5 * (radius / cutoff) ** 2)
+        noise = rng.standard_normal((2, *shape)) / np.sqrt(snr)
+        pairs.append(np.fft.ifftn(spectrum).real + noise)
+    return pairs
+
+
+def test_curve_is_that_of_the_known_signal_to_noise_ratio():
+    """FSC = S / (S + N): the power of the signal is exp(-(f/cutoff)^2), that of the noise 1/snr."""
+    cutoff, snr = 0.15, 20.0
+    pairs = _copies((N, N, N), cutoff, snr, 4)
+    curves = [fourier_shell_correlation(a, b, PIXEL) for a, b in pairs]
+    found = np.mean([curve.correlation for curve in curves], axis=0)
+    power = snr * np.exp(-((curves[0].frequency * PIXEL / cutoff) ** 2))
+    # Shells of few voxels scatter; from the tenth on each holds more than a thousand.
+    error = (found - power / (1 + power))[9:]
+    assert np.abs(error).max() < 0.02  # noise of the smallest of these shells
+    assert np.abs(error).mean() < 0.005
+    assert abs(error.mean()) < 0.002
+    assert found[0] > 0.9
+
+
+def test_resolution_is_where_the_analytic_curve_crosses():
+    cutoff, snr = 0.15, 20.0
+    (a, b), *_ = _copies((N, N, N), cutoff, snr, 1)
+    curve = fourier_shell_correlation(a, b, PIXEL)
+    power = snr * np.exp(-((curve.frequency * PIXEL / cutoff) ** 2))
+    expected = crossing(curve.frequency, power / (1 + power), curve.half_bit)
+    assert curve.half_bit_resolution_m == pytest.approx(expected, rel=0.03)
+    assert curve.one_bit_resolution_m > curve.half_bit_resolution_m
+    assert curve.half_bit_resolution_m > PIXEL  # half period at Nyquist is one pixel
+
+
+def test_identical_volumes_are_resolved_to_the_pixel():
+    volume = np.random.default_rng(0).standard_normal((16, 20, 17)).astype(np.float32)
+    curve = fourier_shell_correlation(volume, volume, PIXEL)
+    np.testing.assert_allclose(curve.correlation, 1.0, atol=1e-6)  # rounding
+    assert curve.frequency[-1] == pytest.approx(0.5 / PIXEL)
+    assert curve.half_bit_resolution_m == pytest.approx(PIXEL)
+
+
+def test_independent_noise_has_no_resolution():
+    rng = np.random.default_rng(0)
+    curve = fourier_shell_correlation(*rng.standard_normal((2, 32, 32, 32)), PIXEL)
+    assert np.isnan(curve.half_bit_resolution_m)
+    assert np.abs(curve.correlation[5:]).max() < 0.15
+
+
+def test_images_work_like_volumes():
+    (a, b), *_ = _copies((128, 128), 0.1, 30.0, 1)
+    curve = fourier_shell_correlation(a, b, PIXEL)
+    assert 2 * PIXEL < curve.half_bit_resolution_m < 6 * PIXEL
+
+
+def test_thresholds_are_the_published_ones():
+    n = np.array([10.0, 1000.0])
+    half = (0.2071 + 1.9102 / np.sqrt(n)) / (1.2071 + 0.9102 / np.sqrt(n))
+    one = (0.5 + 2.4142 / np.sqrt(n)) / (1.5 + 1.4142 / np.sqrt(n))
+    np.testing.assert_allclose(information_threshold(n, 0.5), half, atol=1e-4)
+    np.testing.assert_allclose(information_threshold(n, 1.0), one, atol=1e-4)
+
+
+def test_a_single_dip_is_not_the_resolution():
+    frequency = np.arange(1.0, 7.0)
+    threshold = np.full(6, 0.2)
+    dip = np.array([1.0, 0.1, 0.9, 0.4, 0.0, 0.0])
+    assert crossing(frequency, dip, threshold) == pytest.approx(0.5 / 4.5)
+
+
+def test_soft_mask_has_no_hard_edge():
+    support = np.zeros((40, 40, 40), bool)
+    support[14:26, 14:26, 14:26] = True
+    mask = soft_mask(support)
+    assert mask.dtype == np.float32
+    assert mask[20, 20, 20] > 0.9
+    assert max(np.abs(np.diff(mask, axis=axis)).max() for axis in range(3)) < 0.2
+    assert mask[0, 0, 0] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_bad_volumes_are_refused():
+    a = np.zeros((4, 4, 4))
+    with pytest.raises(InputError, match=r"two volumes of one shape, found \(4, 4, 4\) and \(4"):
+        fourier_shell_correlation(a, np.zeros((4, 4, 5)), PIXEL)
+    with pytest.raises(InputError, match="expected finite volumes"):
+        fourier_shell_correlation(a, np.full((4, 4, 4), np.nan), PIXEL)
+
+
+def test_empty_volumes_give_a_curve_of_zeros():
+    a = np.zeros((8, 8, 8), np.float32)
+    curve = fourier_shell_correlation(a, a, PIXEL)
+    assert not curve.correlation.any()
+    assert np.isnan(curve.half_bit_resolution_m)

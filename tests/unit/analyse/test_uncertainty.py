@@ -1,0 +1,60 @@
+"""The uncertainty from two halves against errors that were planted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.analyse.uncertainty import half_set_noise, orientation_uncertainty
+from pipeline.errors import InputError
+
+SHAPE = (20, 20, 20)
+
+
+def _noisy(axis: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
+    noisy = axis + sigma * rng.standard_normal(axis.shape)
+    return (noisy / np.linalg.norm(noisy, axis=0)).astype(np.float32)
+
+
+def test_rms_error_of_the_mean_of_two_halves():
+    """Each half: sigma in both directions. Their mean: sigma / sqrt2 each, so rms sigma."""
+    rng = np.random.default_rng(0)
+    axis = np.broadcast_to(np.array([0.36, 0.48, 0.8])[:, None, None, None], (3, *SHAPE))
+    sigma = np.radians(4.0)
+    first, second = _noisy(axis, sigma, rng), _noisy(axis, sigma, rng)
+    flip = rng.choice([-1, 1], SHAPE).astype(np.float32)
+    mask = np.ones(SHAPE, bool)
+    mask[:5] = False
+    found = orientation_uncertainty(first, second * flip, mask)
+    full = first + second
+    full /= np.linalg.norm(full, axis=0)
+    error = np.degrees(np.arccos(np.clip(np.abs(np.sum(full * axis, axis=0)), 0, 1)))
+    rms = np.sqrt(np.mean(error[mask] ** 2))
+    assert np.sqrt(np.mean(found[mask] ** 2)) == pytest.approx(rms, rel=0.03)  # 1/sqrt(n)
+    assert rms == pytest.approx(4.0, rel=0.03)
+    assert found.dtype == np.float32
+    assert not found[~mask].any()
+    # The average over a neighbourhood does not mix in what lies outside of the mask.
+    assert found[5].mean() == pytest.approx(4.0, rel=0.1)
+    doubled = orientation_uncertainty(first, second, mask, calibration=2.0)
+    np.testing.assert_allclose(doubled, 2 * found, rtol=1e-4, atol=1e-4)
+
+
+def test_equal_halves_have_no_uncertainty():
+    axis = np.ones((3, *SHAPE), np.float32)
+    mask = np.ones(SHAPE, bool)
+    assert orientation_uncertainty(axis, -axis, mask).max() < 1e-3
+
+
+def test_shapes_must_agree():
+    axis = np.ones((3, *SHAPE), np.float32)
+    with pytest.raises(InputError, match=r"expected axes \(3, z, y, x\) on the mask"):
+        orientation_uncertainty(axis, axis[:, 1:], np.ones(SHAPE, bool))
+
+
+def test_noise_of_the_full_data_from_its_halves():
+    rng = np.random.default_rng(0)
+    halves = rng.standard_normal((2, 6, 5000)).astype(np.float32)
+    measured = np.sqrt(np.mean((halves.mean(axis=0)) ** 2))
+    assert half_set_noise(*halves) == pytest.approx(measured, rel=0.02)
+    assert half_set_noise(halves[0, :, :0], halves[1, :, :0]) == 0.0

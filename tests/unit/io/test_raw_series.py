@@ -1,0 +1,58 @@
+"""A series over all its files."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.io.ptychoshelves import write_projection
+from pipeline.io.raw import inspect_series, load_rotations, read_series
+from schemas.series import Series
+
+
+@pytest.fixture
+def frames() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return np.exp(1j * rng.normal(size=(4, 6, 8))).astype(np.complex64)
+
+
+@pytest.fixture
+def series(tmp_path: Path, frames: np.ndarray) -> Series:
+    for index, frame in enumerate(frames):
+        path = tmp_path / f"{index}_recons.h5"
+        write_projection(
+            path, frame, pixel_size_m=30.91e-9, energy_ev=5468.0, angle_deg=float(index)
+        )
+    return Series(name="s", files=["*_recons.h5"], tilt={"name": "t"}, energy={"energy_ev": 5468.0})
+
+
+def test_frames_in_order(tmp_path: Path, series: Series, frames: np.ndarray) -> None:
+    read = list(read_series(series, tmp_path))
+    np.testing.assert_array_equal(read, frames)
+    assert all(frame.dtype == np.complex64 for frame in read)
+
+
+def test_excluded_frames_are_left_out_unread(
+    tmp_path: Path, series: Series, frames: np.ndarray
+) -> None:
+    bad = np.full((6, 8), np.nan, np.complex64)
+    path = tmp_path / "2_recons.h5"
+    write_projection(path, bad, pixel_size_m=30.91e-9, energy_ev=5468.0, angle_deg=2.0)
+    kept = series.model_copy(update={"exclude": [2]})
+    np.testing.assert_array_equal(list(read_series(kept, tmp_path)), frames[[0, 1, 3]])
+
+
+def test_inspection(tmp_path: Path, series: Series) -> None:
+    info = inspect_series(series, tmp_path)
+    assert (info.n_frames, info.shape, info.counts) == (4, (6, 8), (1, 1, 1, 1))
+    assert info.pixel_size_m == pytest.approx(30.91e-9)
+    assert info.energy_ev == 5468.0
+
+
+def test_a_rounded_pixel_size_is_no_contradiction(tmp_path: Path, series: Series) -> None:
+    rounded = series.model_copy(update={"pixel_size_m": 30.9e-9})
+    assert inspect_series(rounded, tmp_path).pixel_size_m == 30.9e-9
+
+
+def test_no_rotations_of_their_own(tmp_path: Path, series: Series) -> None:
+    assert load_rotations(series, tmp_path) is None

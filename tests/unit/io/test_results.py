@@ -1,0 +1,212 @@
+"""The result file: NeXus that resolves, whole or absent, and the same when read back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from datetime import UTC, datetime
+
+import h5py
+import numpy as np
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.io import results
+from pipeline.io.results import (
+    DensityMap,
+    Figure,
+    GrainMap,
+    MagnetisationMap,
+    Mounting,
+    OrientationMap,
+    ResolutionCurve,
+    ResultData,
+    ScalarMap,
+    SeriesAlignment,
+    SeriesPreview,
+    read_result,
+    write_result,
+    write_summary,
+)
+from schemas.provenance import Provenance
+
+SHAPE = (5, 7, 6)
+
+
+def _provenance() -> Provenance:
+    return Provenance(
+        software_version="0.1.0",
+        python_version="3.12",
+        packages={"numpy": "2.0"},
+        device="cpu",
+        started=datetime(2026, 1, 1, tzinfo=UTC),
+        finished=datetime(2026, 1, 2, tzinfo=UTC),
+        beamtime="{}",
+        recipe="{}",
+        inputs=[],
+        steps=[],
+    )
+
+
+def _full(rng: np.random.Generator) -> ResultData:
+    def volume(*lead: int) -> np.ndarray:
+        return rng.standard_normal((*lead, *SHAPE)).astype(np.float32)
+
+    support = volume() > 0
+    curve = np.linspace(1.0, 0.0, 4)
+    return ResultData(
+        sample="pillar Å",
+        pixel_size_m=31e-9,
+        orientation=OrientationMap(
+            volume(6), volume(3), volume(), volume(), support, uncertainty_deg=volume()
+        ),
+        magnetisation=MagnetisationMap(volume(3), support, "rad/voxel"),
+        scalar=ScalarMap(volume(), support, "rad/voxel"),
+        density=DensityMap(
+            volume(),
+            (volume() > 0).astype(np.uint8),
+            ("V2O5",),
+            np.array([[0.74, 0.9]]),
+            keep=support,
+            noise=0.01,
+        ),
+        grains=GrainMap(
+            rng.integers(0, 3, SHAPE).astype(np.int32),
+            rng.integers(0, 2, SHAPE).astype(np.uint8),
+            {"label": np.array([1, 2]), "axis": np.eye(3)[:2], "spread_deg": np.array([1.0, 2.0])},
+            31e-9,
+        ),
+        resolution={"density": ResolutionCurve(curve, curve, curve, curve, 4e-8, np.nan)},
+        alignment={"tilt1_lh": SeriesAlignment(np.ones((3, 2)), np.arange(3.0), np.ones((2, 3)))},
+        mountings={"tilt1": Mounting(np.eye(3), np.zeros(3), 1.0)},
+        residuals={"orientation": np.array([1.0, 0.5])},
+        previews={
+            "tilt1_lh": SeriesPreview(
+                np.ones((1, 4, 4), np.float32), np.ones((1, 4, 4), np.float32), np.zeros(1), 31e-9
+            )
+        },
+        figures={"electron_density_v2o5": Figure(0.82, "e/angstrom^3", 0.004, "interior")},
+        provenance=_provenance(),
+    )
+
+
+def _same(a: object, b: object) -> bool:
+    if dataclasses.is_dataclass(a) and not isinstance(a, type):
+        fields = (f.name for f in dataclasses.fields(a))
+        return all(_same(getattr(a, name), getattr(b, name)) for name in fields)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    if isinstance(a, np.ndarray):
+        return a.dtype == b.dtype and np.array_equal(a, b)
+    return a == b or (isinstance(a, float) and np.isnan(a) and np.isnan(b))
+
+
+def test_reads_back_what_was_written(tmp_path):
+    data = _full(np.random.default_rng(0))
+    write_result(tmp_path / "result.nxs", data)
+    assert _same(data, read_result(tmp_path / "result.nxs"))
+
+
+def _nxdata(group: h5py.Group) -> list[h5py.Group]:
+    found = []
+
+    def visit(_: str, item: h5py.HLObject) -> None:
+        if isinstance(item, h5py.Group) and item.attrs.get("NX_class") == "NXdata":
+            found.append(item)
+
+    group.visititems(visit)
+    return found
+
+
+def test_every_nxdata_resolves(tmp_path):
+    write_result(tmp_path / "result.nxs", _full(np.random.default_rng(0)))
+    with h5py.File(tmp_path / "result.nxs") as file:
+        default = file[file.attrs["default"]]
+        assert default.attrs["NX_class"] == "NXentry"
+        assert default[default.attrs["default"]].attrs["NX_class"] == "NXdata"
+        groups = _nxdata(file)
+        assert len(groups) > 10
+        for group in groups:
+            signal = group[group.attrs["signal"]]
+            axes = group.attrs["axes"]
+            assert len(axes) == signal.ndim
+            for n, axis in zip(signal.shape, axes, strict=True):
+                assert axis == "." or group[axis].shape == (n,)
+            for name in group.attrs.get("auxiliary_signals", []):
+                assert group[name].shape == signal.shape
+
+
+def test_every_number_has_a_unit_and_every_map_is_compressed(tmp_path):
+    write_result(tmp_path / "result.nxs", _full(np.random.default_rng(0)))
+
+    def visit(name: str, item: h5py.HLObject) -> None:
+        if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiu":
+            assert "units" in item.attrs, name
+            if item.ndim >= 3:
+                assert item.compression == "gzip", name
+
+    with h5py.File(tmp_path / "result.nxs") as file:
+        file.visititems(visit)
+        z = file["entry/orientation/z"]
+        assert z[SHAPE[0] // 2] == 0.0
+        assert z[1] - z[0] == pytest.approx(31e-9)
+
+
+def test_absent_products_leave_no_group(tmp_path):
+    rng = np.random.default_rng(0)
+    support = np.ones(SHAPE, bool)
+    vector = rng.standard_normal((3, *SHAPE)).astype(np.float32)
+    data = ResultData("m", 1e-9, magnetisation=MagnetisationMap(vector, support))
+    write_result(tmp_path / "result.nxs", data)
+    with h5py.File(tmp_path / "result.nxs") as file:
+        assert set(file["entry"]) == {"title", "sample", "pixel_size", "magnetisation"}
+        assert file["entry"].attrs["default"] == "magnetisation"
+    assert read_result(tmp_path / "result.nxs").orientation is None
+
+
+def test_failure_in_the_middle_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "result.nxs"
+    data = _full(np.random.default_rng(0))
+    write_result(path, data)
+    before = path.read_bytes()
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("disk on fire")
+
+    monkeypatch.setattr(results, "_write_provenance", fail)
+    with pytest.raises(RuntimeError, match="disk on fire"):
+        write_result(path, data)
+    assert path.read_bytes() == before
+    assert [item.name for item in tmp_path.iterdir()] == ["result.nxs"]
+
+
+def test_bad_files_are_refused_in_one_line(tmp_path):
+    path = tmp_path / "result.nxs"
+    with pytest.raises(InputError, match=r"result\.nxs: file does not exist"):
+        read_result(path)
+    path.write_bytes(b"not hdf5")
+    with pytest.raises(InputError, match=r"result\.nxs: cannot be read as HDF5"):
+        read_result(path)
+    path.unlink()
+    with h5py.File(path, "w") as file:
+        file["entry/data"] = 1
+    with pytest.raises(InputError, match=r"/entry: expected a result of dichrotomo"):
+        read_result(path)
+    with h5py.File(path, "w") as file:
+        file["entry/sample/name"], file["entry/pixel_size"] = "m", 1e-9
+        file["entry/density/electron_density"] = np.zeros((2, 2, 2))
+    with pytest.raises(InputError, match=r"cannot be read as a result: .*materials"):
+        read_result(path)
+
+
+def test_summary_is_plain_json(tmp_path):
+    figures = {"a": Figure(1.5, "nm", 0.5, "length"), "b": Figure(float("nan"), "")}
+    write_summary(tmp_path / "summary.json", figures)
+    content = json.loads((tmp_path / "summary.json").read_text())
+    assert content["a"] == {
+        "value": 1.5,
+        "unit": "nm",
+        "uncertainty": 0.5,
+        "description": "length",
+    }
+    assert content["b"]["value"] is None
