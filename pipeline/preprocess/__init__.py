@@ -1,1 +1,1 @@
-"""From complex transmission to phase on one pixel size, air at zero."""
+"""From complex projections to phase stacks: resampling, ramp removal, unwrapping."""

@@ -1,0 +1,114 @@
+"""From the raw complex frames of one series to its phase stack, one frame in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+from pipeline.preprocess.phase import PhaseFrame, extract_phase, fit_air
+from pipeline.preprocess.resample import SAME_SCALE, fourier_resample
+from pipeline.progress import Progress, ProgressCallback, silent
+from pipeline.stacks import PhaseStack
+from schemas.recipe import PhaseSettings, ResampleSettings
+
+DIAGNOSTICS = ("ramp_y", "ramp_x", "offset", "air_fraction", "noise", "wrapped")
+
+
+def prepare_series(
+    frames: Iterable[NDArray[Any]],
+    angles_deg: NDArray[np.float64],
+    pixel_size_m: float,
+    energy_ev: float,
+    target_pixel_m: float | None = None,
+    *,
+    resample: ResampleSettings | None = None,
+    phase: PhaseSettings | None = None,
+    progress: ProgressCallback = silent,
+    stage: str = "preprocess",
+) -> PhaseStack:
+    """Resample every frame to the common pixel size and take its phase, air at zero.
+
+    The ramp is removed before the resampling, which it would otherwise push towards Nyquist.
+
+    Parameters
+    ----------
+    frames : complex (ny, nx) transmissions in the order of the angles, all of one shape.
+    angles_deg : (n_proj,) rotation about lab y [degree].
+    pixel_size_m : pixel size of the frames [m].
+    energy_ev : photon energy [eV].
+    target_pixel_m : common pixel size [m]; that of the recipe, else the frames' own, when absent.
+    resample, phase : settings of the two steps.
+    progress : told after every frame.
+    stage : name under which progress is told.
+
+    Returns
+    -------
+    Stack of the frames' own shape. Diagnostics, each (n_proj,): `ramp_y`, `ramp_x` [rad/pixel of
+    the raw frame], `offset` [rad], `air_fraction`, `noise` [rad], `wrapped` (0 or 1).
+
+    Raises
+    ------
+    InputError
+        If frames and angles differ in number, frames differ in shape, a frame is not a usable
+        complex image, or resampling is needed but switched off.
+    """
+    resample, phase = resample or ResampleSettings(), phase or PhaseSettings()
+    target = target_pixel_m or resample.pixel_size_m or pixel_size_m
+    if not resample.enabled and abs(target / pixel_size_m - 1.0) >= SAME_SCALE:
+        raise InputError(
+            f"pixel size {pixel_size_m:g} m differs from the common {target:g} m, and resampling "
+            "is off",
+            field="resample.enabled",
+        )
+    n = len(angles_deg)
+    data: NDArray[np.float32] | None = None
+    found = {name: np.zeros(n) for name in DIAGNOSTICS}
+    count = 0
+    for count, frame in enumerate(frames, start=1):
+        if count > n:
+            raise InputError(f"expected {n} frames, one for each angle, found more")
+        if data is None:
+            data = np.empty((n, *frame.shape), np.float32)
+        if frame.shape != data.shape[1:]:
+            raise InputError(
+                f"frame {count - 1}: expected shape {data.shape[1:]} as in frame 0, "
+                f"found {frame.shape}"
+            )
+        try:
+            result = _prepare_frame(frame, pixel_size_m, target, phase)
+        except InputError as error:
+            raise InputError(f"frame {count - 1}: {error.message}") from error
+        data[count - 1] = result.phase
+        _record(found, count - 1, result)
+        progress(Progress(stage, count, n))
+    if data is None or count < n:
+        raise InputError(f"expected {n} frames, one for each angle, found {count}")
+    noise = float(np.sqrt(np.mean(found["noise"] ** 2)))
+    angles = np.asarray(angles_deg, np.float64)
+    return PhaseStack(data, angles, target, energy_ev, noise, found)
+
+
+def _prepare_frame(
+    frame: NDArray[Any], pixel_size_m: float, target_m: float, settings: PhaseSettings
+) -> PhaseFrame:
+    """Phase of one frame on the common pixel size, with the ramp in its raw pixels."""
+    if abs(target_m / pixel_size_m - 1.0) < SAME_SCALE:
+        return extract_phase(frame, settings)
+    fit = fit_air(frame, settings)
+    flat = fourier_resample(fit.flatten(frame), pixel_size_m, target_m)
+    rest = extract_phase(flat, settings)
+    ramp = fit.ramp + rest.ramp * (pixel_size_m / target_m)
+    offset = fit.offset + rest.offset
+    return PhaseFrame(rest.phase, ramp, offset, rest.air, rest.noise, rest.wrapped)
+
+
+def _record(found: dict[str, NDArray[np.float64]], index: int, result: PhaseFrame) -> None:
+    found["ramp_y"][index], found["ramp_x"][index] = result.ramp
+    found["offset"][index] = result.offset
+    found["air_fraction"][index] = result.air.mean()
+    found["noise"][index] = result.noise
+    found["wrapped"][index] = result.wrapped
