@@ -114,7 +114,7 @@ class VectorSettings(StrictModel):
 
     edge_preserving: float | None = Field(default=None, ge=0.0)
     """Strength of that prior in units of the noise of one voxel's gradient, dimensionless; 1.5
-    when absent, just above what noise does by chance."""
+    when absent, just above what noise does by chance, and 3 with one magnitude."""
 
     constant_magnitude: bool = False
     """Refine with one magnitude everywhere in the support: right for a saturated magnet whose

@@ -1,1 +1,1 @@
-"""What is reconstructed: scalar, vector and orientation fields."""
+"""From projections to fields: scalar, magnetisation vector, orientation tensor and axis."""

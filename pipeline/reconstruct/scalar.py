@@ -1,0 +1,247 @@
+"""Scalar fields: RESIRE or filtered back-projection, and the support found in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+
+from pipeline.errors import ConvergenceError, GeometryError
+from pipeline.progress import Progress, ProgressCallback, silent
+from pipeline.stacks import DifferencedStack
+from pipeline.tomography.fbp import filtered_back_projection
+from pipeline.tomography.geometry import group_by_axis
+from pipeline.tomography.projector import Projector, fastest_scheme
+from pipeline.tomography.solvers import LeastSquares, LocalLeastSquares
+from schemas.recipe import ScalarSettings, SupportSettings
+
+_STEP_MARGIN = 1.05
+"""The row-sum bound holds for weights >= 0; those of the splines dip slightly below zero."""
+
+_STALLED = 5e-3
+"""RESIRE ends when two iterations in a row lower the sum of squares by less than this fraction:
+what they would still fit is noise, which positivity keeps above the noise level."""
+
+_KEEP = 0.1
+"""Parts of the sample smaller than this fraction of the largest are noise or dust."""
+
+
+@dataclass(frozen=True)
+class ScalarResult:
+    """A reconstructed scalar field.
+
+    Attributes
+    ----------
+    volume : (z, y, x) float32, value per voxel in the unit of the projections.
+    residuals : |A x - b| / |b| after each iteration.
+    stopped : why the iteration ended.
+    """
+
+    volume: NDArray[np.float32]
+    residuals: list[float]
+    stopped: str
+
+
+def reconstruct_scalar(
+    stack: DifferencedStack,
+    support: NDArray[np.bool_] | None,
+    settings: ScalarSettings,
+    *,
+    problem: LeastSquares | None = None,
+    volume_shape: Sequence[int] | None = None,
+    progress: ProgressCallback = silent,
+) -> ScalarResult:
+    """Reconstruct a scalar field from its projections.
+
+    Parameters
+    ----------
+    stack : projections of contrast `scalar`; of either sign, the sign of matter is found.
+    support : (z, y, x) bool, or None for everywhere. Ignored by filtered back-projection.
+    settings : method, iterations, positivity and window.
+    problem : least-squares problem that stands for the stack, e.g. one spread over a cluster.
+    volume_shape : (z, y, x); (nx, ny, nx) of the projections when absent.
+    progress : told after each iteration.
+
+    Returns
+    -------
+    ScalarResult.
+
+    Raises
+    ------
+    GeometryError
+        If the stack is not scalar, shapes differ, or filtered back-projection is asked for with
+        more than one rotation axis.
+    ConvergenceError
+        If the iteration meets numbers that are not finite.
+
+    Notes
+    -----
+    RESIRE: Pham et al., Sci. Rep. 13, 5624 (2023), doi 10.1038/s41598-023-31124-7, least squares
+    with positivity, here with Nesterov's acceleration and restarts (O'Donoghue and Candès 2015,
+    doi 10.1007/s10208-013-9150-3) instead of plain gradient steps.
+    """
+    if stack.contrast != "scalar":
+        raise GeometryError(f"reconstruct_scalar: expected scalar, found {stack.contrast} data")
+    _, ny, nx = stack.data.shape
+    shape = _shape3(volume_shape if volume_shape is not None else (nx, ny, nx))
+    if settings.method == "fbp":
+        return _back_project(stack, shape, settings, progress)
+    if problem is None:
+        scheme = fastest_scheme(stack.rotations)
+        projector = Projector(shape, (ny, nx), stack.rotations, stack.weights, scheme)
+        problem = LocalLeastSquares(projector, stack.data)
+    if support is not None and (1, *support.shape) != tuple(problem.field_shape):
+        raise GeometryError(
+            f"reconstruct_scalar: expected a support {tuple(problem.field_shape[1:])}, "
+            f"found {support.shape}"
+        )
+    target = problem.n_data * stack.noise**2
+    return _resire(problem, support, settings, target, progress)
+
+
+def _shape3(shape: Sequence[int]) -> tuple[int, int, int]:
+    z, y, x = shape
+    return int(z), int(y), int(x)
+
+
+def _resire(
+    problem: LeastSquares,
+    support: NDArray[np.bool_] | None,
+    settings: ScalarSettings,
+    target: float,
+    progress: ProgressCallback,
+) -> ScalarResult:
+    """Accelerated projected gradient; `target` is the sum of squares that is all noise."""
+    inside = np.ones(problem.field_shape, np.float32)
+    if support is not None:
+        inside *= support
+    best = np.zeros(problem.field_shape, np.float32)
+    gradient, sum_squares = problem.residual_gradient(best)
+    constrain = _constraint(gradient, inside, positivity=settings.positivity)
+    # The largest eigenvalue of A^T W A is at most its largest row sum.
+    step = 1.0 / max(_STEP_MARGIN * float(problem.normal(inside).max()), 1e-30)
+    norm = max(problem.data_norm2, 1e-30)
+    ahead, momentum, previous = best, 1.0, sum_squares
+    residuals: list[float] = []
+    stopped, slow = "iterations", 0
+    for iteration in range(settings.iterations):
+        updated = constrain(ahead - np.float32(step) * gradient)
+        move = updated - best
+        # Momentum that points uphill is dropped: the restart by gradient.
+        if np.vdot(ahead - updated, move) > 0.0:
+            momentum = 1.0
+        grown = 0.5 * (1.0 + np.sqrt(1.0 + 4.0 * momentum**2))
+        ahead = updated + np.float32((momentum - 1.0) / grown) * move
+        best, momentum = updated, grown
+        gradient, sum_squares = problem.residual_gradient(ahead)
+        if not np.isfinite(sum_squares):
+            raise ConvergenceError(f"reconstruct_scalar: not finite in iteration {iteration + 1}")
+        residuals.append(float(np.sqrt(max(sum_squares, 0.0) / norm)))
+        progress(Progress("scalar: RESIRE", iteration + 1, settings.iterations, residuals[-1]))
+        if sum_squares <= target:
+            stopped = "noise level"
+        slow = slow + 1 if previous - sum_squares < _STALLED * previous else 0
+        if slow == 2 and stopped == "iterations":
+            stopped = "converged"
+        if stopped != "iterations":
+            break
+        previous = sum_squares
+    return ScalarResult(constrain(ahead)[0], residuals, stopped)
+
+
+def _constraint(
+    gradient: NDArray[np.float32], inside: NDArray[np.float32], *, positivity: bool
+) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """Projection onto the support and, if asked for, onto the sign of matter.
+
+    The gradient at zero is minus the back projection of the data, so its sum tells the sign:
+    phase is negative where matter is, optical density positive.
+    """
+    if not positivity:
+        return lambda field: field * inside
+    negative = float(np.sum(gradient, dtype=np.float64)) > 0.0
+    clip = np.minimum if negative else np.maximum
+    return lambda field: clip(field, np.float32(0.0)) * inside
+
+
+def _back_project(
+    stack: DifferencedStack,
+    shape: tuple[int, int, int],
+    settings: ScalarSettings,
+    progress: ProgressCallback,
+) -> ScalarResult:
+    groups = group_by_axis(stack.rotations)
+    if len(groups) != 1:
+        raise GeometryError(
+            f"reconstruct_scalar: filtered back-projection needs one rotation axis, "
+            f"found {len(groups)}; use method resire"
+        )
+    progress(Progress("scalar: filtered back-projection", 0, 1))
+    group = groups[0]
+    # Dividing by the weight makes a projection the plain integral of the field.
+    data = (stack.data / stack.weights[:, 0, None, None]).astype(np.float32)
+    volume = filtered_back_projection(data, group.angles_rad, settings.fbp_filter)
+    volume = _into_sample_frame(volume, group.base, shape)
+    progress(Progress("scalar: filtered back-projection", 1, 1))
+    return ScalarResult(volume, [], "direct")
+
+
+def _into_sample_frame(
+    volume: NDArray[np.float32], base: NDArray[np.float64], shape: tuple[int, int, int]
+) -> NDArray[np.float32]:
+    """Value at sample position r of a volume known at `base @ r`, both centred at n // 2."""
+    if volume.shape == shape and np.allclose(base, np.eye(3), atol=1e-9):
+        return volume
+    reverse = base[::-1, ::-1]  # from x, y, z to the order of array axes
+    centre_in = np.array([n // 2 for n in volume.shape])
+    centre_out = np.array([n // 2 for n in shape])
+    offset = centre_in - reverse @ centre_out
+    turned = ndimage.affine_transform(volume, reverse, offset, output_shape=shape, order=3)
+    return turned.astype(np.float32, copy=False)
+
+
+def find_support(volume: NDArray[np.float32], settings: SupportSettings) -> NDArray[np.bool_]:
+    """Find where the sample is.
+
+    The slightly smoothed volume is thresholded; of its connected parts those of at least a tenth
+    of the largest stay; enclosed pores are filled, because what is in them is unknown, not absent.
+
+    Parameters
+    ----------
+    volume : (z, y, x) float32, matter of either sign.
+    settings : threshold and dilation.
+
+    Returns
+    -------
+    (z, y, x) bool.
+
+    Raises
+    ------
+    GeometryError
+        If the volume is not three-dimensional, not finite, or constant.
+
+    Notes
+    -----
+    Otsu 1979, doi 10.1109/TSMC.1979.4310076.
+    """
+    if volume.ndim != 3 or not np.isfinite(volume).all():
+        raise GeometryError(f"find_support: expected a finite volume, found {volume.shape}")
+    if np.ptp(volume) == 0.0:
+        raise GeometryError("find_support: expected a sample, found a constant volume")
+    density = ndimage.gaussian_filter(volume, 1.0)
+    if abs(density.min()) > abs(density.max()):
+        density = -density
+    level = float(threshold_otsu(density))
+    if settings.threshold is not None:
+        level = settings.threshold * float(np.median(density[density > level]))
+    labels, n_parts = ndimage.label(density > level)
+    sizes = np.bincount(labels.ravel(), minlength=n_parts + 1)
+    sizes[0] = 0
+    support = ndimage.binary_fill_holes((sizes >= max(1.0, _KEEP * sizes.max()))[labels])
+    if settings.dilate:
+        support = ndimage.binary_dilation(support, iterations=settings.dilate)
+    return np.asarray(support, dtype=np.bool_)

@@ -1,0 +1,362 @@
+"""Least squares `1/2 ‖A x − b‖²_W` for any contrast, and the iterations that solve it.
+
+The forward model is linear in the field, so every solver needs only two products, `A^T W A x` and
+`A^T W (A x − b)`; who computes them, one process or a cluster, is hidden behind `LeastSquares`.
+Inner products are summed in float64; fields are float32.
+
+Every iteration stops by rules that need no truth: the discrepancy principle where the noise is
+known, a gradient that has become small, or a residual that no longer falls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ConvergenceError, InputError
+from pipeline.progress import Progress, ProgressCallback, silent
+from pipeline.tomography.priors import Field, Mask, QuadraticPrior, inner
+from pipeline.tomography.projector import Projector
+
+PLATEAU_WINDOW = 3
+"""Iterations over which the residual must have stood still."""
+
+PLATEAU_CHANGE = 1e-5
+"""Relative fall of the residual over the window that counts as standing still."""
+
+
+class LeastSquares(Protocol):
+    """The data term `1/2 ‖A x − b‖²_W` of a reconstruction.
+
+    Attributes
+    ----------
+    field_shape : (c, z, y, x) of the unknown field.
+    data_norm2 : `Σ w b²`, float.
+    n_data : number of pixels with positive weight.
+    """
+
+    @property
+    def field_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the unknown field."""
+        ...
+
+    @property
+    def data_norm2(self) -> float:
+        """Weighted sum of squares of the data."""
+        ...
+
+    @property
+    def n_data(self) -> int:
+        """Number of pixels that count."""
+        ...
+
+    def residual_gradient(self, field: Field) -> tuple[Field, float]:
+        """`A^T W (A x − b)`, (c, z, y, x) float32, and `Σ w (A x − b)²`."""
+        ...
+
+    def normal(self, field: Field) -> Field:
+        """`A^T W A x`, (c, z, y, x) float32."""
+        ...
+
+
+class LocalLeastSquares:
+    """`LeastSquares` computed in this process.
+
+    Parameters
+    ----------
+    projector : the forward model `A`.
+    data : (n_proj, ny, nx) float32, `b`.
+    pixel_weights : (n_proj, ny, nx) or broadcastable, `W` >= 0: 0 leaves a pixel out, an inverse
+        variance weighs it; every pixel alike when absent.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, the data are not finite, or no pixel has weight.
+    """
+
+    def __init__(
+        self,
+        projector: Projector,
+        data: NDArray[np.float32],
+        pixel_weights: NDArray[np.float32] | None = None,
+    ):
+        if data.shape != projector.stack_shape:
+            raise InputError(f"expected a stack of shape {projector.stack_shape}, got {data.shape}")
+        bad = ~np.isfinite(data).all(axis=(1, 2))
+        if bad.any():
+            raise InputError(f"projection {int(np.argmax(bad))} holds non-finite values")
+        self._projector = projector
+        self._data = np.ascontiguousarray(data, dtype=np.float32)
+        self._weights = None
+        self.n_data = int(data.size)
+        weighted = self._data
+        if pixel_weights is not None:
+            self._weights = np.broadcast_to(pixel_weights, data.shape).astype(np.float32)
+            self.n_data = int(np.count_nonzero(self._weights))
+            if self.n_data == 0 or not np.all(self._weights >= 0.0):
+                raise InputError("pixel weights must be >= 0 and not all zero")
+            weighted = self._data * self._weights
+        self.data_norm2 = inner(self._data, weighted)
+
+    @property
+    def field_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the unknown field (c, z, y, x)."""
+        return self._projector.field_shape
+
+    def residual_gradient(self, field: Field) -> tuple[Field, float]:
+        """`A^T W (A x − b)` and `Σ w (A x − b)²`."""
+        residual = self._projector.forward(field)
+        residual -= self._data
+        weighted = residual if self._weights is None else residual * self._weights
+        return self._projector.adjoint(weighted), inner(residual, weighted)
+
+    def normal(self, field: Field) -> Field:
+        """`A^T W A x`."""
+        stack = self._projector.forward(field)
+        if self._weights is not None:
+            stack *= self._weights
+        return self._projector.adjoint(stack)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a solver found and why it stopped.
+
+    Attributes
+    ----------
+    field : (c, z, y, x) float32, zero outside the support.
+    residuals : relative residual `‖A x − b‖ / ‖b‖` after each iteration.
+    iterations : number of iterations done.
+    stopped : `discrepancy`, `converged`, `plateau`, `iterations`, or `zero data`.
+    """
+
+    field: Field
+    residuals: list[float] = dataclass_field(default_factory=list)
+    iterations: int = 0
+    stopped: str = "iterations"
+
+
+def full_support(shape: tuple[int, ...]) -> Mask:
+    """Support that holds every voxel of a field of this shape, (z, y, x) bool."""
+    return np.ones(shape[-3:], dtype=np.bool_)
+
+
+def _check_support(support: Mask | None, shape: tuple[int, ...]) -> Mask:
+    if support is None:
+        return full_support(shape)
+    if support.shape != shape[-3:]:
+        raise InputError(f"expected a support of shape {shape[-3:]}, got {support.shape}")
+    if not support.any():
+        raise InputError("the support is empty: expected at least one voxel of sample")
+    return support
+
+
+def finite(value: float, what: str, iteration: int) -> float:
+    """`value` itself; raise `ConvergenceError` if it is not a finite number."""
+    if not np.isfinite(value):
+        raise ConvergenceError(f"{what} became non-finite in iteration {iteration}")
+    return value
+
+
+def plateau(residuals: Sequence[float]) -> bool:
+    """Whether a curve has stood still over the last `PLATEAU_WINDOW` iterations."""
+    if len(residuals) <= PLATEAU_WINDOW:
+        return False
+    before, now = residuals[-1 - PLATEAU_WINDOW], residuals[-1]
+    return before - now < PLATEAU_CHANGE * before
+
+
+@dataclass
+class _Monitor:
+    """Residual curve, progress reports and the stopping rules shared by the linear solvers."""
+
+    data_norm2: float
+    discrepancy: float
+    iterations: int
+    stage: str
+    progress: ProgressCallback
+    residuals: list[float] = dataclass_field(default_factory=list)
+
+    def record(self, residual2: float) -> None:
+        done = len(self.residuals) + 1
+        relative = np.sqrt(max(finite(residual2, self.stage, done), 0.0) / self.data_norm2)
+        self.residuals.append(float(relative))
+        self.progress(Progress(self.stage, done, self.iterations, float(relative)))
+
+    def stop(self, residual2: float) -> str | None:
+        if residual2 <= self.discrepancy:
+            return "discrepancy"
+        return "plateau" if plateau(self.residuals) else None
+
+
+def conjugate_gradient(
+    problem: LeastSquares,
+    *,
+    support: Mask | None = None,
+    priors: Sequence[QuadraticPrior] = (),
+    metric: NDArray[np.float64] | None = None,
+    x0: Field | None = None,
+    iterations: int = 30,
+    tolerance: float = 1e-3,
+    noise: float = 0.0,
+    stage: str = "conjugate gradients",
+    progress: ProgressCallback = silent,
+) -> Solution:
+    """Minimise `1/2 ‖A x − b‖²_W` plus quadratic priors by conjugate gradients.
+
+    Parameters
+    ----------
+    problem : the data term.
+    support : (z, y, x) bool; voxels outside stay zero.
+    priors : quadratic penalties; their strengths are in units of data² / field².
+    metric : (c,) float64 > 0: iterate in the inner product with these weights of the components,
+        so that the iterates of a tensor rotate with the sample and stay traceless where the data
+        do not see the trace.
+    x0 : (c, z, y, x) float32 start; zero when absent.
+    iterations : most iterations.
+    tolerance : the solver has converged when the gradient has fallen to this fraction of the one
+        at the zero field.
+    noise : rms per pixel in the units of `b`; where positive and without priors, iterations end as
+        soon as the residual is no larger than the noise (discrepancy principle).
+    stage, progress : where and under which name to report.
+
+    Returns
+    -------
+    Solution
+
+    Raises
+    ------
+    ConvergenceError
+        If a value becomes non-finite.
+    InputError
+        If support or start do not fit the problem.
+
+    Notes
+    -----
+    Uses `N = A^T W A` and `c = A^T W b` only; a step `α d` changes the squared residual by
+    `2 α <d, N x − c> + α² <d, N d>`, so that neither `A x` nor `N x` is kept: six fields in all.
+    Hestenes and Stiefel, J. Res. Natl. Bur. Stand. 49, 409 (1952), doi 10.6028/jres.049.044.
+    """
+    shape = problem.field_shape
+    mask = _check_support(support, shape)
+    x = np.zeros(shape, dtype=np.float32)
+    if problem.data_norm2 <= 0.0:
+        return Solution(x, stopped="zero data")
+    right = _masked(problem.residual_gradient(x)[0], mask, -1.0)
+    inverse = _inverse_metric(metric, shape[0])
+    limit = problem.n_data * noise**2 if noise > 0.0 and not priors else 0.0
+    monitor = _Monitor(problem.data_norm2, limit, iterations, stage, progress)
+
+    residual, residual2 = right.copy(), problem.data_norm2
+    if x0 is not None:
+        x = _masked(_start(x0, shape), mask)
+        image = _masked(problem.normal(x), mask)
+        residual2 += inner(x, image) - 2.0 * inner(x, right)
+        residual -= image
+        residual -= _hessian(priors, x, mask)
+    reference = inner(right, inverse * right)
+    direction = inverse * residual
+    rho = inner(residual, direction)
+    stopped = "converged" if rho <= tolerance**2 * reference else None
+    while stopped is None and len(monitor.residuals) < iterations:
+        image = _masked(problem.normal(direction), mask)
+        length2 = inner(direction, image)
+        slope = 2.0 * (inner(x, image) - inner(direction, right))
+        if priors:
+            image += _hessian(priors, direction, mask)
+        curvature = inner(direction, image)
+        if curvature <= 0.0:
+            stopped = "converged"
+            break
+        step = finite(rho / curvature, stage, len(monitor.residuals) + 1)
+        x += np.float32(step) * direction
+        image *= np.float32(step)
+        residual -= image
+        residual2 += step * slope + step**2 * length2
+        monitor.record(residual2)
+        rho, previous = inner(residual, inverse * residual), rho
+        if rho <= tolerance**2 * reference:
+            stopped = "converged"
+        elif not priors:
+            # With a prior the residual may rise on the way to the minimum of the sum.
+            stopped = monitor.stop(residual2)
+        direction *= np.float32(rho / previous)
+        direction += inverse * residual
+    done = len(monitor.residuals)
+    return Solution(x, monitor.residuals, done, stopped or "iterations")
+
+
+def _masked(field: Field, mask: Mask, factor: float = 1.0) -> Field:
+    return np.asarray(field * (mask * np.float32(factor)), dtype=np.float32)
+
+
+def _hessian(priors: Sequence[QuadraticPrior], x: Field, mask: Mask) -> Field:
+    total = np.zeros_like(x)
+    for prior in priors:
+        total += prior.hessian(x)
+    return _masked(total, mask)
+
+
+def _start(x0: Field, shape: tuple[int, ...]) -> Field:
+    if x0.shape != shape:
+        raise InputError(f"expected a start of shape {shape}, got {x0.shape}")
+    return np.asarray(x0, dtype=np.float32)
+
+
+def _inverse_metric(metric: NDArray[np.float64] | None, n: int) -> Field:
+    weights = np.ones(n) if metric is None else 1.0 / np.asarray(metric, dtype=np.float64)
+    return weights.astype(np.float32)[:, None, None, None]
+
+
+def gradient_descent(
+    problem: LeastSquares,
+    *,
+    step: float,
+    support: Mask | None = None,
+    iterations: int = 150,
+    stage: str = "gradient descent",
+    progress: ProgressCallback = silent,
+) -> Solution:
+    """Plain gradient descent on `1/2 ‖A x − b‖²_W` from zero, every iteration of it.
+
+    The baseline that published reconstructions stop by counting: no rule ends it early.
+
+    Parameters
+    ----------
+    problem : the data term.
+    step : step length; RESIRE-V's script steps by `2 / (n N_z)` with n projections and N_z voxels
+        along the beam.
+    support : (z, y, x) bool; voxels outside stay zero.
+    iterations : number of iterations.
+    stage, progress : where and under which name to report.
+
+    Raises
+    ------
+    ConvergenceError
+        If a value becomes non-finite, or the residual grows beyond ten times the data.
+    InputError
+        If the support does not fit the problem.
+
+    Notes
+    -----
+    Pham et al., Sci. Rep. 14 (2024), doi 10.1038/s41598-024-59140-1.
+    """
+    shape = problem.field_shape
+    mask = _check_support(support, shape)
+    x = np.zeros(shape, np.float32)
+    if problem.data_norm2 <= 0.0:
+        return Solution(x, stopped="zero data")
+    monitor = _Monitor(problem.data_norm2, 0.0, iterations, stage, progress)
+    for _ in range(iterations):
+        gradient, residual2 = problem.residual_gradient(x)
+        monitor.record(residual2)
+        if monitor.residuals[-1] > 10.0:
+            raise ConvergenceError(f"{stage} diverged: the residual is ten times the data")
+        x -= _masked(gradient, mask, step)
+    return Solution(x, monitor.residuals, iterations, "iterations")

@@ -1,0 +1,122 @@
+"""Penalties: derivatives, symmetry, indifference to rotation, and silence across the surface."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.tomography.priors import (
+    EdgePreservingPrior,
+    GradientPrior,
+    MagnitudePrior,
+    TikhonovPrior,
+    component_metric,
+    inner,
+    unpack,
+)
+
+SHAPE = (5, 6, 7)
+
+
+@pytest.fixture
+def support():
+    rng = np.random.default_rng(3)
+    mask = rng.random(SHAPE) < 0.7
+    mask[0, 0, 0] = mask[-1, -1, -1] = True
+    return mask
+
+
+def _priors(support, n):
+    metric = component_metric(n)
+    return [
+        GradientPrior(0.7, support, metric),
+        TikhonovPrior(0.3, support, metric),
+        EdgePreservingPrior(0.9, 0.4, support, metric),
+        EdgePreservingPrior(0.9, 0.1, support, metric),
+        MagnitudePrior(1.3, 0.8, support),
+    ]
+
+
+@pytest.mark.parametrize("n", [1, 3, 6])
+@pytest.mark.parametrize("which", range(5))
+def test_derivative_matches_finite_differences(support, n, which):
+    rng = np.random.default_rng(which)
+    prior = _priors(support, n)[which]
+    x = rng.normal(size=(n, *SHAPE)).astype(np.float32)
+    d = rng.normal(size=x.shape).astype(np.float32)
+    gradient = prior.value_gradient(x)[1]
+    h = np.float32(2.0**-7)
+    numeric = (prior.value_gradient(x + h * d)[0] - prior.value_gradient(x - h * d)[0]) / (2 * h)
+    # Truncation h^2 and float32 rounding of x ± h d.
+    assert numeric == pytest.approx(inner(gradient, d), rel=2e-3, abs=2e-3 * np.sqrt(x.size))
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_hessian_is_symmetric_and_positive(support, which):
+    rng = np.random.default_rng(0)
+    prior = _priors(support, 6)[which]
+    x, y = rng.normal(size=(2, 6, *SHAPE)).astype(np.float32)
+    assert inner(x, prior.hessian(y)) == pytest.approx(inner(y, prior.hessian(x)), rel=1e-5)
+    assert inner(x, prior.hessian(x)) > 0.0
+
+
+def test_gradient_prior_equals_explicit_differences(support):
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(1, *SHAPE)).astype(np.float32)
+    total = 0.0
+    for axis in range(3):
+        one, two = [slice(None)] * 3, [slice(None)] * 3
+        one[axis], two[axis] = slice(1, None), slice(None, -1)
+        both = support[tuple(one)] & support[tuple(two)]
+        total += float(((x[0][tuple(one)] - x[0][tuple(two)])[both] ** 2).sum(dtype=np.float64))
+    prior = GradientPrior(0.7, support, component_metric(1))
+    assert prior.value_gradient(x)[0] == pytest.approx(0.35 * total, rel=1e-5)
+
+
+@pytest.mark.parametrize("which", [0, 2, 3])
+def test_the_surface_costs_nothing(support, which):
+    prior = _priors(support, 3)[which]
+    x = np.where(support, 1.0, 5.0).astype(np.float32)[None].repeat(3, axis=0)
+    value, gradient = prior.value_gradient(x)
+    assert value == 0.0
+    assert np.all(gradient == 0.0)
+
+
+@pytest.mark.parametrize("which", range(5))
+def test_voxels_outside_the_support_have_no_gradient(support, which):
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(3, *SHAPE)).astype(np.float32)
+    gradient = _priors(support, 3)[which].value_gradient(x)[1]
+    assert np.all(gradient[:, ~support] == 0.0)
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_a_rotated_tensor_pays_the_same(support, which):
+    rng = np.random.default_rng(4)
+    matrices = rng.normal(size=(*SHAPE, 3, 3))
+    matrices = matrices + np.swapaxes(matrices, -1, -2)
+    rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    turned = rotation @ matrices @ rotation.T
+    i, j = [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]
+    prior = _priors(support, 6)[which]
+    one = prior.value_gradient(np.moveaxis(matrices[..., i, j], -1, 0).astype(np.float32))[0]
+    two = prior.value_gradient(np.moveaxis(turned[..., i, j], -1, 0).astype(np.float32))[0]
+    assert one == pytest.approx(two, rel=1e-5)
+
+
+def test_edge_preserving_is_quadratic_below_and_linear_above_its_scale():
+    support = np.ones((1, 1, 2), dtype=bool)
+    prior = EdgePreservingPrior(2.0, 0.1, support, component_metric(1))
+
+    def cost(jump):
+        return prior.value_gradient(np.array([[[[0.0, jump]]]], dtype=np.float32))[0]
+
+    assert cost(1e-3) == pytest.approx(2.0 * 1e-6 / (2 * 0.1), rel=1e-3)
+    assert cost(50.0) == pytest.approx(2.0 * 50.0, rel=1e-2)
+
+
+def test_unpack_restores_the_support(support):
+    packed = np.arange(2 * np.count_nonzero(support), dtype=np.float32).reshape(2, -1)
+    field = unpack(packed, support)
+    assert np.array_equal(field[:, support], packed)
+    assert np.all(field[:, ~support] == 0.0)
