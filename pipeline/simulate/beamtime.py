@@ -12,6 +12,7 @@ Where a sample point `r` [m] is seen in projection `m` of a series (row, column)
 and with `phi_E` the noise-free phase, the file holds (plus noise)::
 
     exp(i (phi + offset_m + ramp_m[0] (row - ny // 2) + ramp_m[1] (col - nx // 2)) - absorption)
+    (exp(i phi - absorption) band-limited, see `clean_transmission`)
     phi = - sum over the ray of  f0 + f_lin [ (1+p)/2 (E.a)^2 + (1-p)/2 (E'.a)^2 ]
 
 Layout of `truth.h5`
@@ -49,6 +50,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import scipy.fft
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
@@ -341,6 +343,40 @@ def clean_projection(
     )
 
 
+def clean_transmission(
+    preset: Preset, phantom: Phantom, truth: SeriesTruth, index: int
+) -> NDArray[np.complex128]:
+    """Transmission of one projection as ptychography sees it, without ramp and noise.
+
+    Rays sample the exit wave on half the pixel; the wave is then limited to the band of the
+    pixel, with the blur of a microscope whose resolution is a little worse than that
+    (`Preset.blur_px`). A reconstructed object is band-limited: an image whose pixels had sharp
+    edges could not be shifted by a fraction of a pixel, and no real one has them.
+
+    Returns
+    -------
+    (ny, nx) complex128.
+    """
+    ny, nx = preset.frame_shape
+    row, column = truth.origin_px[index]
+    phase, attenuation = project(
+        phantom.labels,
+        optical_table(phantom, truth.series, truth.rotations[index]),
+        truth.rotations[index],
+        frame_shape=(2 * ny, 2 * nx),
+        # Even pixels of the fine grid lie on the pixels of the frame.
+        origin_px=(2.0 * float(row), 2.0 * float(column)),
+        pixel=0.5 * truth.pixel_size_m / phantom.voxel_size_m,
+        rays_per_pixel=preset.rays_per_half_pixel,
+    )
+    # Air is 1 all around, so that the spectrum of the rest has no cross from the frame's borders.
+    spectrum = scipy.fft.fft2(np.exp(1j * phase - attenuation) - 1.0)
+    fy, fx = scipy.fft.fftfreq(ny)[:, None], scipy.fft.fftfreq(nx)[None, :]
+    kept = np.ix_(*(scipy.fft.fftfreq(n, 1.0 / n).astype(int) for n in (ny, nx)))
+    blur = np.exp(-2.0 * (np.pi * preset.blur_px) ** 2 * (fy**2 + fx**2))
+    return np.asarray(1.0 + scipy.fft.ifft2(spectrum[kept] * blur) / 4.0)
+
+
 def transmissions(
     preset: Preset, phantom: Phantom, truth: SeriesTruth, sigma: float
 ) -> Iterator[NDArray[np.complex64]]:
@@ -359,12 +395,11 @@ def transmissions(
     rows = np.arange(ny)[:, None] - ny // 2
     columns = np.arange(nx)[None, :] - nx // 2
     for index, seed in enumerate(truth.noise_seeds):
-        phase, attenuation = clean_projection(preset, phantom, truth, index)
         ramp = truth.ramps[index]
-        phase = phase + truth.offsets[index] + ramp[0] * rows + ramp[1] * columns
+        unknown = np.exp(1j * (truth.offsets[index] + ramp[0] * rows + ramp[1] * columns))
         noise = sigma * np.random.default_rng(seed).standard_normal((2, ny, nx))
-        wave = np.exp(1j * phase - attenuation) + noise[0] + 1j * noise[1]
-        yield wave.astype(np.complex64)
+        wave = clean_transmission(preset, phantom, truth, index) * unknown
+        yield (wave + noise[0] + 1j * noise[1]).astype(np.complex64)
 
 
 def noise_for_snr(
