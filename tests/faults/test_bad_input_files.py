@@ -141,7 +141,7 @@ def series(tmp_path: Path) -> Series:
         files=["*_recons.h5"],
         tilt={"name": "t"},
         energy={"energy_ev": 5468.0},
-        angles_deg=[0.0, 1.0, 2.0],
+        angles_deg=[0.0, 0.0, 0.0],
     )
 
 
@@ -175,6 +175,11 @@ def test_what_the_beamtime_file_contradicts(tmp_path: Path, series: Series) -> N
         (
             {"angles_deg": [0.0, 1.0]},
             "series 's': angles_deg: expected 3 angles, one for each projection, found 2",
+        ),
+        (
+            {"angles_deg": [0.0, 0.0, 12.5]},
+            "2_recons.h5: series 's': angle 0 degree of projection 2, but the beamtime file says "
+            "12.5 degree",
         ),
         ({"exclude": [7]}, "series 's': exclude: names projection 7, expected 0 to 2"),
         ({"exclude": [0, 1, 2]}, "series 's': exclude: leaves none of the 3 projections"),

@@ -1,0 +1,36 @@
+"""What a run leaves in the Prefect UI: one page."""
+
+from __future__ import annotations
+
+import re
+
+from prefect.artifacts import create_markdown_artifact
+
+from flows.run import RunSummary
+
+
+def summary_markdown(sample: str, summary: RunSummary) -> str:
+    """The key figures and the paths as a page of Markdown."""
+    lines = [f"# {sample}", "", "| figure | value | uncertainty | unit |", "|---|---|---|---|"]
+    for name, figure in summary.figures.items():
+        value, error = figure["value"], figure.get("uncertainty")
+        shown = "–" if value is None else f"{value:.5g}"
+        lines.append(
+            f"| {name} | {shown} | {'' if error is None else f'{error:.2g}'} "
+            f"| {figure.get('unit', '')} |"
+        )
+    lines += [
+        "",
+        f"Reused {summary.reused} of {summary.steps} steps; {summary.seconds:.1f} s.",
+        "",
+        *[f"- `{path}`" for path in (summary.result, summary.summary, summary.report)],
+    ]
+    return "\n".join(lines)
+
+
+def publish_summary(sample: str, summary: RunSummary) -> None:
+    """Put the page where the Prefect UI shows it; its key stays the same from run to run."""
+    name = re.sub(r"[^a-z0-9]+", "-", sample.lower()).strip("-") or "sample"
+    create_markdown_artifact(
+        summary_markdown(sample, summary), key=f"summary-{name}", description=f"Result of {sample}"
+    )

@@ -1,0 +1,148 @@
+"""The whole path of a beamtime as one Prefect flow, to be read as the method section of a paper."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from flows.environment import prepare_environment
+
+prepare_environment()  # Before Prefect is imported: it reads its settings then.
+
+from prefect import flow  # noqa: E402
+
+from flows import tasks  # noqa: E402
+from flows.artifacts import publish_summary  # noqa: E402
+from flows.products import Parts  # noqa: E402
+from flows.progress import ProgressBoard  # noqa: E402
+from flows.run import Assembled, Run, RunSummary, folder, lay_out, open_run  # noqa: E402
+from flows.steps import StepResult  # noqa: E402
+from flows.tasks import by_name, collect  # noqa: E402
+from pipeline.io.beamtime import load_recipe  # noqa: E402
+from schemas.cluster import Cluster  # noqa: E402
+from schemas.recipe import Recipe  # noqa: E402
+
+
+@flow(name="process-beamtime", persist_result=False, validate_parameters=True)
+def process_beamtime(
+    beamtime_path: Path,
+    out: Path,
+    recipe_path: Path | None = None,
+    recipe: Recipe | None = None,
+    cluster: Cluster | None = None,
+) -> RunSummary:
+    """Process a beamtime: from the projections to result.nxs, summary.json and report.html.
+
+    Parameters
+    ----------
+    beamtime_path : the beamtime file.
+    out : folder of the results; finished steps in it are reused.
+    recipe_path : recipe file; the default recipe when absent.
+    recipe : the recipe itself, instead of a file.
+    cluster : where to compute, instead of the recipe's own choice.
+    """
+    started = time.monotonic()
+    settings = recipe or load_recipe(recipe_path)
+    if cluster is not None:
+        settings = settings.model_copy(update={"cluster": cluster})
+    layout = lay_out(beamtime_path)
+    with open_run(layout, settings, out, ProgressBoard()) as run:
+        groups = align_and_assemble(run)
+        parts = reconstruct(run, groups)
+        made = tasks.result(run, parts)
+        report = tasks.report(run, made)
+        steps = run.workspace.results
+        summary = RunSummary(
+            result=out / "result.nxs",
+            summary=out / "summary.json",
+            report=out / report.path("report.html").name,
+            steps=len(steps),
+            reused=sum(step.reused for step in steps),
+            seconds=time.monotonic() - started,
+            figures=json.loads((out / "summary.json").read_text()),
+        )
+    publish_summary(layout.beamtime.sample.name, summary)
+    return summary
+
+
+def align_and_assemble(run: Run) -> Assembled:
+    """Each series is resampled and its phase taken; each mounting is aligned; all are brought into
+    the reference mounting's frame, where partners are subtracted."""
+    layout = run.layout
+    here = [group for group in layout.groups if group.prepared]
+    series = [member for group in here for member in group.members]
+    prepared = dict(
+        zip(
+            [item.name for item in series],
+            collect(tasks.prepare.submit(run, item) for item in series),
+            strict=True,
+        )
+    )
+    of = {group.name: [prepared[item.name] for item in group.members] for group in here}
+    aligned = by_name(here, (tasks.align.submit(run, g, of[g.name]) for g in here))
+    reference = layout.reference
+    turned = [group for group in here if group is not reference]
+    motions: dict[str, StepResult | None] = dict(
+        by_name(
+            turned,
+            (
+                tasks.register.submit(run, g, aligned[reference.name], aligned[g.name])
+                for g in turned
+                if reference is not None
+            ),
+        )
+    )
+    assembled = by_name(
+        here,
+        (
+            tasks.assemble.submit(run, g, of[g.name], aligned[g.name], motions.get(g.name))
+            for g in here
+        ),
+    )
+    entered = [group for group in layout.groups if not group.prepared]
+    assembled |= by_name(entered, (tasks.enter_aligned.submit(run, g) for g in entered))
+    differenced = collect(tasks.enter_differenced.submit(run, s) for s in layout.differenced)
+    return Assembled(layout, prepared, aligned, motions, assembled, differenced)
+
+
+def reconstruct(run: Run, data: Assembled) -> Parts:
+    """The scalar channel gives the support, the off-resonance series the density, the differenced
+    projections the axis (with its uncertainty from two halves) or the magnetisation; grains follow
+    from the axis."""
+    layout = run.layout
+    scalars = data.stacks("scalar")
+    volume = tasks.scalar(run, scalars) if scalars else None
+    inside = tasks.support(run, volume)
+    dense = None
+    off = layout.off_resonance()
+    if off and volume is not None and (layout.wants("density") or layout.wants("grains")):
+        stacks = [data.assembled[group.name].path("scalar.h5") for group in off[:1]]
+        energy = off[0].members[0].energy.known_ev
+        dense = tasks.density(run, stacks, volume, inside, energy)
+    whole = assessed = found_grains = vector = None
+    if layout.has("linear") and (layout.wants("orientation") or layout.wants("grains")):
+        linear = data.stacks("linear")
+        whole = tasks.orientation(run, "orientation", linear, inside)
+        halves = [
+            tasks.orientation(run, f"orientation-half-{half}", linear, inside, half)
+            for half in (0, 1)
+        ]
+        assessed = tasks.assess_orientation(run, whole, halves, inside, dense)
+        if layout.wants("grains"):
+            found_grains = tasks.grains(run, whole, assessed, dense)
+    if layout.has("circular") and layout.wants("magnetisation"):
+        vector = tasks.magnetisation(run, data.stacks("circular"), inside)
+    return Parts(
+        sample=layout.beamtime.sample.name,
+        stacks=[*data.stacks("linear"), *data.stacks("circular"), *scalars],
+        support=inside.path("support.npy"),
+        materials=layout.beamtime.sample.materials,
+        orientation=folder(whole),
+        assessment=folder(assessed),
+        grains=folder(found_grains),
+        vector=folder(vector),
+        density=folder(dense),
+        scalar=folder(volume),
+        **data.parts(),
+    )

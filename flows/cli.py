@@ -1,0 +1,382 @@
+"""The command line: every command in one line of help, an example, and exit codes 0, 1 and 2.
+
+Slow imports (numerics, Prefect, Dask) happen inside the commands, so that help is immediate.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.errors import DichrotomoError, InputError
+
+if TYPE_CHECKING:
+    from schemas.recipe import Recipe
+
+app = typer.Typer(
+    name="dichrotomo",
+    help="Dichroic ptychographic tomography: from the projections of a beamtime to maps of crystal "
+    "orientation, magnetisation and electron density.\n\n"
+    "First steps:  dichrotomo simulate demo;  dichrotomo run demo/beamtime.yaml --out result",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+P = ParamSpec("P")
+
+
+class Preset(StrEnum):
+    """Sizes of the simulated beamtime."""
+
+    tiny = "tiny"
+    demo = "demo"
+    paper = "paper"
+
+
+class ImportFormat(StrEnum):
+    """Layouts of published data."""
+
+    resire_v = "resire-v"
+    xldot_public = "xldot-public"
+
+
+class SchemaName(StrEnum):
+    """Models that have a JSON schema."""
+
+    beamtime = "beamtime"
+    recipe = "recipe"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def _fail(message: str) -> typer.Exit:
+    Console(stderr=True).print(f"error: {message}", markup=False, highlight=False, soft_wrap=True)
+    return typer.Exit(1)
+
+
+def _one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn errors into one line on stderr and exit code 1; tracebacks go to a file."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except DichrotomoError as error:
+            raise _fail(" ".join(str(error).split())) from None
+        except (typer.Exit, typer.Abort):
+            raise
+        except KeyboardInterrupt:
+            Console(stderr=True).print("interrupted; the same command goes on from here")
+            raise typer.Exit(130) from None
+        except Exception as error:  # noqa: BLE001
+            log = _write_log(traceback.format_exc())
+            kind = type(error).__name__
+            text = " ".join(str(error).split())[:200]
+            raise _fail(f"unexpected {kind}: {text} (full log: {log})") from None
+
+    return wrapped
+
+
+def _write_log(text: str) -> Path:
+    from flows.environment import state_folder
+
+    folder = state_folder() / "errors"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}.log"
+    path.write_text(f"{' '.join(sys.argv)}\n\n{text}")
+    return path
+
+
+def _print_json(content: Any) -> None:
+    typer.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _table(title: str, headers: list[str], rows: list[list[str]]) -> None:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for header in headers:
+        table.add_column(header, justify="left" if header == headers[0] else "right")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    console.print(table)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"dichrotomo {version('dichrotomo')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+@app.command(epilog="Example:  dichrotomo simulate demo --preset demo --seed 1")
+@_one_line_errors
+def simulate(
+    out: Annotated[Path, typer.Argument(help="Folder to write; new or empty.", show_default=False)],
+    preset: Annotated[
+        Preset,
+        typer.Option(help="tiny: seconds, for tests; demo: minutes; paper: the published size."),
+    ] = Preset.demo,
+    seed: Annotated[int, typer.Option(min=0, help="Fixes every random choice.")] = 0,
+) -> None:
+    """Write a synthetic beamtime from known truth.
+
+    A polycrystalline pillar, measured in four mountings with two linear polarisations on resonance
+    and once off resonance: raw complex projections with phase ramps, shifts and noise,
+    beamtime.yaml to run it, and truth.h5 to score the result.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError("exists and is not an empty folder", path=out)
+    from flows.progress import ProgressBoard
+    from pipeline.simulate.beamtime import simulate_beamtime
+
+    board = ProgressBoard()
+    with board.shown(), board.step(f"simulate {preset}") as progress:
+        path = simulate_beamtime(out, preset.value, seed, progress=progress)
+    typer.echo(path)
+
+
+@app.command(epilog="Example:  dichrotomo check demo/beamtime.yaml")
+@_one_line_errors
+def check(
+    beamtime: Annotated[Path, typer.Argument(help="The beamtime file.", show_default=False)],
+    recipe: Annotated[Path | None, typer.Option(help="Recipe; the default one if absent.")] = None,
+    scan: Annotated[
+        bool, typer.Option("--scan/--no-scan", help="Read every frame to find bad values.")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Tell everything that can be known before computing.
+
+    Files, shapes, frames with bad values, units, missing angles; which components of the field
+    this set of tilts and polarisations determines at each spatial frequency; memory and time. Exit
+    code 1 if something would stop a run.
+    """
+    from flows.progress import ProgressBoard
+    from pipeline.io.beamtime import load_beamtime, load_recipe
+    from pipeline.plan import make_plan
+
+    loaded, settings = load_beamtime(beamtime), load_recipe(recipe)
+    board = ProgressBoard()
+    with board.shown(), board.step("check") as progress:
+        plan = make_plan(loaded.beamtime, loaded.folder, settings, scan=scan, progress=progress)
+    if as_json:
+        _print_json(plan.as_json())
+    else:
+        for title, headers, rows in plan.tables():
+            _table(title, headers, rows)
+            typer.echo()
+    if plan.problems:
+        for problem in plan.problems[1:]:
+            _fail(problem)
+        raise _fail(plan.problems[0])
+
+
+@app.command(epilog="Example:  dichrotomo run demo/beamtime.yaml --out result --cluster local")
+@_one_line_errors
+def run(
+    beamtime: Annotated[Path, typer.Argument(help="The beamtime file.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder of the results.", show_default=False)],
+    recipe: Annotated[
+        Path | None, typer.Option(help="Settings of every stage; the default ones if absent.")
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="none: in this process; local: worker processes here; tcp://HOST:PORT: an "
+            "existing Dask scheduler. The recipe's choice (local) if absent.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Process a whole beamtime: raw projections to result.nxs, summary.json and report.html.
+
+    Running it again with the same inputs recomputes nothing; after an interruption it goes on
+    where it was. Every finished step lies in DIR/work with a manifest.
+
+    The path is a Prefect flow. It is recorded by the server at PREFECT_API_URL if that is set, by
+    a private one on this machine otherwise; nothing is sent anywhere else.
+    """
+    from pipeline.io.beamtime import load_beamtime, load_recipe
+
+    loaded = load_beamtime(beamtime)  # Refused before a server or a folder is made.
+    settings = _with_cluster(load_recipe(recipe), cluster)
+    from flows.environment import prefect_server
+    from pipeline.plan import inspect_all
+
+    inspect_all(loaded.beamtime, loaded.folder)
+    if out.exists() and not out.is_dir():
+        raise InputError("exists and is not a folder", path=out)
+    with prefect_server():
+        from flows.beamtime_flow import process_beamtime
+
+        summary = process_beamtime(beamtime.resolve(), out.resolve(), recipe=settings)
+    if as_json:
+        _print_json(summary.as_json())
+        return
+    _figures_table(f"{loaded.beamtime.sample.name}: key figures", summary.figures)
+    typer.echo()
+    typer.echo(f"reused {summary.reused} of {summary.steps} steps")
+    for path in (summary.result, summary.summary, summary.report):
+        typer.echo(path)
+
+
+def _with_cluster(recipe: Recipe, choice: str | None) -> Recipe:
+    """Recipe with the cluster that the command line names."""
+    if choice is None:
+        return recipe
+    if choice in ("none", "local"):
+        cluster = recipe.cluster.model_copy(update={"kind": choice, "address": None})
+    elif choice.startswith(("tcp://", "tls://")):
+        cluster = recipe.cluster.model_copy(update={"kind": "address", "address": choice})
+    else:
+        raise InputError(
+            f"cluster '{choice}' is not supported; expected none, local, or the address of a Dask "
+            "scheduler such as tcp://127.0.0.1:8786",
+            field="--cluster",
+        )
+    return recipe.model_copy(update={"cluster": cluster})
+
+
+def _figures_table(title: str, figures: dict[str, dict[str, Any]]) -> None:
+    rows = []
+    for name, figure in figures.items():
+        error = figure.get("uncertainty")
+        value = figure["value"]
+        rows.append(
+            [
+                name,
+                "–" if value is None else f"{value:.5g}",
+                "" if error is None else f"± {error:.2g}",
+                str(figure.get("unit", "")),
+            ]
+        )
+    _table(title, ["name", "value", "", "unit"], rows)
+
+
+@app.command(epilog="Example:  dichrotomo score result --truth demo/truth.h5 --json")
+@_one_line_errors
+def score(
+    result: Annotated[
+        Path, typer.Argument(help="Folder of a run, or its result.nxs.", show_default=False)
+    ],
+    truth: Annotated[Path, typer.Option(help="truth.h5 of the simulation.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Errors of a result against known truth."""
+    path = result / "result.nxs" if result.is_dir() else result
+    for file in (path, truth):
+        if not file.is_file():
+            raise InputError("file does not exist", path=file)
+    from pipeline.analyse.score import score_result
+
+    figures = score_result(path, truth)
+    if as_json:
+        _print_json(figures)
+    else:
+        _figures_table(f"{path} against {truth}", figures)
+
+
+@app.command("import", epilog="Example:  dichrotomo import resire-v data/metalattice --out lattice")
+@_one_line_errors
+def import_data(
+    data_format: Annotated[
+        ImportFormat, typer.Argument(metavar="FORMAT", help="resire-v or xldot-public.")
+    ],
+    paths: Annotated[
+        list[Path], typer.Argument(help="Files, or one folder of files.", show_default=False)
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Folder for beamtime.yaml and what it needs.", show_default=False)
+    ],
+) -> None:
+    """Write a beamtime.yaml for data that were published by others.
+
+    The data stay where they are; the beamtime file points to them.
+    """
+    from pipeline.io import importers
+
+    if data_format is ImportFormat.resire_v:
+        path, notes = importers.import_resire_v(paths, out)
+    else:
+        path, notes = importers.import_xldot_public(paths, out)
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(path)
+
+
+@app.command(epilog="Example:  dichrotomo schema beamtime > beamtime.schema.json")
+@_one_line_errors
+def schema(
+    name: Annotated[SchemaName, typer.Argument(help="beamtime or recipe.")] = SchemaName.beamtime,
+) -> None:
+    """Print the JSON schema of beamtime.yaml or of a recipe: every key, unit, bound and default."""
+    from schemas import Beamtime, Recipe
+
+    model = Beamtime if name is SchemaName.beamtime else Recipe
+    _print_json(model.model_json_schema())
+
+
+@app.command(epilog="Example:  dichrotomo report result --truth demo/truth.h5")
+@_one_line_errors
+def report(
+    result: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)],
+    truth: Annotated[
+        Path | None, typer.Option(help="truth.h5; adds the errors against it.", show_default=False)
+    ] = None,
+) -> None:
+    """Write report.html again from result.nxs."""
+    file = result / "result.nxs"
+    for path in (file, *([] if truth is None else [truth])):
+        if not path.is_file():
+            raise InputError("file does not exist", path=path)
+    from pipeline.analyse.score import score_result
+    from pipeline.report.html import write_report
+
+    scores = None if truth is None else score_result(file, truth)
+    write_report(result / "report.html", file, scores)
+    typer.echo(result / "report.html")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        app()
+    except SystemExit as end:
+        if "prefect" not in sys.modules:
+            raise
+        # Prefect's threads would wait at exit for a server that has ended with the run.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,373 @@
+"""One run: what a beamtime asks for, and the workspace, cluster and display that carry it out."""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flows.clusters import Compute, open_compute
+from flows.progress import ProgressBoard
+from flows.stages import PairKind
+from flows.steps import StepFunction, StepResult, Unkeyed, Workspace
+from pipeline.align.assemble import nominal_base
+from pipeline.errors import InputError
+from pipeline.io.beamtime import load_beamtime, series_files
+from pipeline.io.raw import SeriesInfo
+from pipeline.plan import inspect_all
+from schemas.beamtime import Beamtime, Product
+from schemas.provenance import InputFile, Provenance, StepRecord
+from schemas.recipe import Recipe
+from schemas.series import Series
+
+PACKAGES = ("numpy", "scipy", "numba", "h5py", "scikit-image", "dask", "distributed", "prefect")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Series that are aligned together: one scalar series, or two partners.
+
+    Attributes
+    ----------
+    name : of the group's steps.
+    members : one series, or the partners in the order in which they are subtracted.
+    kind : contrast of the partners, None for a scalar series.
+    """
+
+    name: str
+    members: tuple[Series, ...]
+    kind: PairKind | None
+
+    @property
+    def prepared(self) -> bool:
+        """Whether the frames have still to be aligned."""
+        return self.members[0].state in ("raw", "phase")
+
+    @property
+    def degree(self) -> float:
+        """Degree of polarisation."""
+        return self.members[0].polarisation.degree
+
+    def base(self) -> NDArray[np.float64]:
+        """Nominal rotation from the sample to the frame that turns about y."""
+        tilt = self.members[0].tilt
+        return nominal_base(tilt.tilt_deg, tilt.pre_rotation_deg)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a beamtime asks for.
+
+    Attributes
+    ----------
+    beamtime, folder : as loaded.
+    infos : metadata of every series.
+    groups : in the order of the beamtime.
+    differenced : series that come differenced.
+    reference : group whose frame is the sample's; None if nothing has to be aligned.
+    """
+
+    beamtime: Beamtime
+    folder: Path
+    infos: Mapping[str, SeriesInfo]
+    groups: tuple[Group, ...]
+    differenced: tuple[Series, ...]
+    reference: Group | None
+
+    @property
+    def frame_shape(self) -> tuple[int, int]:
+        """Common (ny, nx): that of the reference, or of the first series."""
+        first = self.reference.members[0] if self.reference else self.beamtime.series[0]
+        return self.infos[first.name].shape
+
+    @property
+    def volume_shape(self) -> tuple[int, int, int]:
+        """(z, y, x) of a volume that fills the frames."""
+        ny, nx = self.frame_shape
+        return nx, ny, nx
+
+    @property
+    def pixel_size_m(self) -> float | None:
+        """Pixel size of the reference [m]."""
+        first = self.reference.members[0] if self.reference else self.beamtime.series[0]
+        return self.infos[first.name].pixel_size_m
+
+    def with_kind(self, kind: PairKind | None) -> list[Group]:
+        """Groups of one contrast."""
+        return [group for group in self.groups if group.kind == kind]
+
+    def off_resonance(self) -> list[Group]:
+        """Scalar groups whose phase gives the electron density."""
+        return [group for group in self.with_kind(None) if not group.members[0].energy.resonant]
+
+    def wants(self, product: Product) -> bool:
+        """Whether a product is asked for, or nothing in particular."""
+        return not self.beamtime.products or product in self.beamtime.products
+
+    def has(self, contrast: str) -> bool:
+        """Whether the data hold a contrast."""
+        return any(group.kind == contrast for group in self.groups) or any(
+            series.contrast == contrast for series in self.differenced
+        )
+
+
+def lay_out(path: Path) -> Layout:
+    """Load a beamtime, check all that metadata can tell, and sort its series.
+
+    Raises
+    ------
+    InputError : the first thing that is wrong with the beamtime file or its data.
+    """
+    loaded = load_beamtime(path)
+    beamtime = loaded.beamtime
+    infos = inspect_all(beamtime, loaded.folder)
+    pairs = beamtime.pairs()
+    mountings = [first.tilt.name for first, _ in pairs]
+    groups = []
+    for first, second in pairs:
+        kind: PairKind = "linear" if first.polarisation.kind == "linear" else "circular"
+        name = first.tilt.name
+        if mountings.count(name) > 1:
+            name = f"{name}-{first.energy.known_ev:g}eV"
+        groups.append(Group(name, (first, second), kind))
+    groups += [Group(series.name, (series,), None) for series in beamtime.scalar_series()]
+    _check_groups(groups, path)
+    reference = beamtime.reference()
+    aligned_here = [group for group in groups if group.prepared]
+    at_reference = [group for group in aligned_here if group.members[0].tilt.name == reference]
+    differenced = tuple(series for series in beamtime.series if series.state == "differenced")
+    return Layout(
+        beamtime,
+        loaded.folder,
+        infos,
+        tuple(groups),
+        differenced,
+        next(iter([*at_reference, *aligned_here]), None),
+    )
+
+
+def _check_groups(groups: Sequence[Group], path: Path) -> None:
+    for group in groups:
+        states = [member.state for member in group.members]
+        if len({state in ("raw", "phase") for state in states}) > 1:
+            raise InputError(
+                f"expected partners of one state, found {' and '.join(states)}",
+                path=path,
+                field=f"series '{group.members[1].name}'",
+            )
+    for kind in ("linear", "circular"):
+        energies = {group.members[0].energy.known_ev for group in groups if group.kind == kind}
+        if len(energies) > 1:
+            found = ", ".join(f"{energy:g}" for energy in sorted(energies))
+            raise InputError(
+                f"expected one resonant energy for {kind} dichroism, found {found} eV; "
+                "one run reconstructs one of them",
+                path=path,
+                field="series",
+            )
+
+
+class Assembled:
+    """Finished steps up to the assembly, by name of series or group."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        prepared: dict[str, StepResult],
+        aligned: dict[str, StepResult],
+        motions: dict[str, StepResult | None],
+        assembled: dict[str, StepResult],
+        differenced: list[StepResult],
+    ):
+        self.layout = layout
+        self.prepared = prepared
+        self.aligned = aligned
+        self.motions = motions
+        self.assembled = assembled
+        self.differenced = differenced
+
+    def stacks(self, contrast: str) -> list[Path]:
+        """Files of one contrast; without a scalar series the mean of partners is the scalar."""
+        entered = [
+            step.path("differenced.h5")
+            for series, step in zip(self.layout.differenced, self.differenced, strict=True)
+            if series.contrast == contrast
+        ]
+        if contrast == "scalar":
+            groups = self.layout.with_kind(None) or list(self.layout.groups)
+            return [*entered, *(self.assembled[g.name].path("scalar.h5") for g in groups)]
+        groups = [group for group in self.layout.groups if group.kind == contrast]
+        return [*entered, *(self.assembled[g.name].path("differenced.h5") for g in groups)]
+
+    def parts(self) -> dict[str, Any]:
+        """What the result tells about series and mountings."""
+        return {
+            "prepared": {name: step.folder for name, step in self.prepared.items()},
+            "alignments": {name: step.folder for name, step in self.aligned.items()},
+            "members": {g.name: [s.name for s in g.members] for g in self.layout.groups},
+            "assembled": {name: step.folder for name, step in self.assembled.items()},
+            "motions": {name: folder(self.motions.get(name)) for name in self.aligned},
+        }
+
+
+def folder(step: StepResult | None) -> Path | None:
+    """Folder of a step that may not have been made."""
+    return None if step is None else step.folder
+
+
+@dataclass
+class RunSummary:
+    """What a run made and what it found."""
+
+    result: Path
+    summary: Path
+    report: Path
+    steps: int
+    reused: int
+    seconds: float
+    figures: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """The summary as JSON values."""
+        paths = {name: str(getattr(self, name)) for name in ("result", "summary", "report")}
+        return {
+            **paths,
+            "steps": self.steps,
+            "reused": self.reused,
+            "seconds": round(self.seconds, 3),
+            "figures": self.figures,
+        }
+
+
+class Run:
+    """The means of one run, handed to every task.
+
+    Attributes
+    ----------
+    layout, recipe : what to do.
+    workspace, compute, board : how it is reused, computed and shown.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        recipe: Recipe,
+        workspace: Workspace,
+        compute: Compute,
+        board: ProgressBoard,
+    ):
+        self.layout = layout
+        self.recipe = recipe
+        self.workspace = workspace
+        self.compute = compute
+        self.board = board
+        self.started = datetime.now(UTC)
+        self._places = threading.BoundedSemaphore(compute.parallel_steps)
+
+    def step(
+        self,
+        name: str,
+        function: StepFunction,
+        arguments: Mapping[str, Any],
+        *,
+        log: Callable[[str], None] | None = None,
+        leave_out: tuple[str, ...] | None = None,
+    ) -> StepResult:
+        """Do a step on a worker, or reuse it."""
+        options = {} if leave_out is None else {"leave_out": leave_out}
+        with self._places, self.board.step(name, log) as progress:
+            result = self.workspace.step(
+                name, function, arguments, run=self.compute.call, progress=progress, **options
+            )
+        self._tell(result, log)
+        return result
+
+    def solve(
+        self,
+        name: str,
+        function: StepFunction,
+        arguments: Mapping[str, Any],
+        *,
+        log: Callable[[str], None] | None = None,
+    ) -> StepResult:
+        """Do a reconstruction here, its products of projections on the workers, or reuse it."""
+        with self.board.step(name, log) as progress, self.compute.problem() as problem:
+            result = self.workspace.step(
+                name,
+                function,
+                {**arguments, "problem": Unkeyed(problem)},
+                run=self.compute.call_here,
+                progress=progress,
+            )
+        self._tell(result, log)
+        return result
+
+    def _tell(self, result: StepResult, log: Callable[[str], None] | None) -> None:
+        self.board.finished(result.name, result.seconds, reused=result.reused)
+        if log is not None:
+            log("reused" if result.reused else f"done in {result.seconds:.1f} s")
+
+    def series_inputs(self, series: Series) -> dict[str, Any]:
+        """Arguments by which a step is keyed to the files of a series."""
+        files = list(series_files(series, self.layout.folder))
+        if series.angles_file is not None:
+            files.append(self.layout.folder / series.angles_file)
+        return {"folder": Unkeyed(self.layout.folder), "files": files}
+
+    def provenance(self) -> Provenance:
+        """What the result was made of and by."""
+        inputs = []
+        for series in self.layout.beamtime.series:
+            for path in self.series_inputs(series)["files"]:
+                inputs.append(
+                    InputFile(
+                        path=os.path.relpath(path, self.layout.folder),
+                        size_bytes=path.stat().st_size,
+                        sha256=self.workspace.fingerprints.of(path),
+                    )
+                )
+        steps = sorted(self.workspace.results, key=lambda result: result.name)
+        return Provenance(
+            software_version=version("dichrotomo"),
+            python_version=platform.python_version(),
+            packages={name: version(name) for name in PACKAGES},
+            device=f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
+            started=self.started,
+            finished=datetime.now(UTC),
+            beamtime=self.layout.beamtime.model_dump_json(),
+            recipe=self.recipe.model_dump_json(),
+            inputs=inputs,
+            steps=[
+                StepRecord(name=step.name, key=step.key, seconds=step.seconds) for step in steps
+            ],
+        )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+@contextmanager
+def open_run(layout: Layout, recipe: Recipe, out: Path, board: ProgressBoard) -> Iterator[Run]:
+    """Lock the output folder and hold the means of a run while the block lasts."""
+    with (
+        Workspace(out).locked() as workspace,
+        open_compute(recipe.cluster, workspace.scratch) as compute,
+        board.shown(),
+    ):
+        yield Run(layout, recipe, workspace, compute, board)

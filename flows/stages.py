@@ -1,0 +1,505 @@
+"""The stages of a run as plain functions: files in, files out.
+
+Each writes into the folder `out` that it is given and can be called from a script. Prefect, Dask
+and the reuse of finished steps are wrapped around them elsewhere. Arrays lie in `.npy` and `.npz`
+files, stacks of projections in HDF5.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.align.assemble import (
+    concatenate,
+    difference,
+    fit_shape,
+    mean,
+    place,
+    scalar_channel,
+)
+from pipeline.align.consistency import align_series
+from pipeline.align.pairs import average_pair, register_pair
+from pipeline.align.register import register_volumes
+from pipeline.distribute import InProcessLeastSquares
+from pipeline.errors import InputError
+from pipeline.io.beamtime import series_angles
+from pipeline.io.hdf5 import open_hdf5
+from pipeline.io.products import UNKNOWN_PIXEL_SIZE_M
+from pipeline.io.raw import inspect_series, load_stack, read_series
+from pipeline.io.stacks import (
+    load_differenced,
+    load_phase,
+    save_differenced,
+    save_phase,
+)
+from pipeline.plan import contrast_weights, nominal_rotations
+from pipeline.preprocess.prepare import prepare_series
+from pipeline.preprocess.resample import SAME_SCALE, fourier_resample
+from pipeline.progress import ProgressCallback, silent
+from pipeline.reconstruct.scalar import find_support, reconstruct_scalar
+from pipeline.reconstruct.vector import projector_scheme, reconstruct_vector
+from pipeline.stacks import AlignedStack, DifferencedStack, PhaseStack
+from pipeline.tomography.geometry import group_by_axis
+from pipeline.tomography.projector import Scheme
+from pipeline.tomography.solvers import LeastSquares
+from schemas.recipe import (
+    AlignSettings,
+    OrientationSettings,
+    PhaseSettings,
+    RegisterSettings,
+    ResampleSettings,
+    ScalarSettings,
+    SupportSettings,
+    VectorSettings,
+)
+from schemas.series import Series
+
+PREVIEWS = 3
+"""Projections of each series that the report shows."""
+
+MARGIN = 2
+"""Voxels left around the support when the volume is cut to it."""
+
+Shape3 = tuple[int, int, int]
+PairKind = Literal["linear", "circular"]
+
+
+class Problem(Protocol):
+    """Makes the data term of a reconstruction, in this process or on a cluster."""
+
+    def __call__(
+        self,
+        stack: DifferencedStack,
+        volume_shape: Shape3,
+        *,
+        pixel_weights: NDArray[np.float32] | None = None,
+        scheme: Scheme = "series",
+    ) -> LeastSquares:
+        """Data term of `stack` for a volume (z, y, x)."""
+        ...
+
+
+def in_process(
+    stack: DifferencedStack,
+    volume_shape: Shape3,
+    *,
+    pixel_weights: NDArray[np.float32] | None = None,
+    scheme: Scheme = "series",
+) -> LeastSquares:
+    """Data term in this process: the same bits as on a cluster."""
+    return InProcessLeastSquares(stack, volume_shape, pixel_weights, scheme)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, keys in order."""
+    path.write_text(json.dumps(content, indent=1, sort_keys=True))
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON."""
+    return json.loads(path.read_text())
+
+
+# One series ------------------------------------------------------------------------------------
+
+
+def prepare(
+    out: Path,
+    series: Series,
+    folder: Path,
+    files: Sequence[Path],  # noqa: ARG001 - part of the step's key
+    target_pixel_m: float,
+    resample: ResampleSettings,
+    phase: PhaseSettings,
+    progress: ProgressCallback = silent,
+) -> None:
+    """Raw projections, or phase images, to a phase stack on the common pixel size.
+
+    Writes `phase.h5` and `preview.npz` (a few projections as they were read).
+    """
+    info = inspect_series(series, folder)
+    angles = series_angles(series, folder)
+    if info.pixel_size_m is None:
+        raise InputError(
+            "pixel_size_m is required: the files do not say it", field=f"series '{series.name}'"
+        )
+    picked = preview_indices(len(angles))
+    shown: dict[int, NDArray[np.float32]] = {}
+    if series.state == "raw":
+        stack = prepare_series(
+            _watched(read_series(series, folder), picked, shown),
+            angles,
+            info.pixel_size_m,
+            series.energy.known_ev,
+            target_pixel_m,
+            resample=resample,
+            phase=phase,
+            progress=progress,
+            stage="phase",
+        )
+    else:
+        data = load_stack(series, folder)
+        shown = {index: data[index] for index in picked}
+        stack = _given_phase(data, angles, info.pixel_size_m, target_pixel_m, series, resample)
+    save_phase(out / "phase.h5", stack)
+    np.savez(
+        out / "preview.npz",
+        raw=np.stack([shown[index] for index in picked]),
+        angles_deg=angles[picked],
+        pixel_size_m=info.pixel_size_m,
+    )
+
+
+def preview_indices(n: int) -> list[int]:
+    """Indices of the projections that the report shows."""
+    return sorted({round(k * (n - 1) / PREVIEWS) for k in range(PREVIEWS)})
+
+
+def _watched(
+    frames: Iterable[NDArray[Any]], picked: Sequence[int], shown: dict[int, NDArray[np.float32]]
+) -> Iterator[NDArray[Any]]:
+    """Pass frames on, keeping the phase of those that are to be shown."""
+    for index, frame in enumerate(frames):
+        if index in picked:
+            shown[index] = np.angle(frame).astype(np.float32)
+        yield frame
+
+
+def _given_phase(
+    data: NDArray[np.float32],
+    angles_deg: NDArray[np.float64],
+    pixel_m: float,
+    target_m: float,
+    series: Series,
+    resample: ResampleSettings,
+) -> PhaseStack:
+    if abs(target_m / pixel_m - 1.0) >= SAME_SCALE:
+        if not resample.enabled:
+            raise InputError(
+                f"series '{series.name}': pixel size {pixel_m:g} m differs from the common "
+                f"{target_m:g} m, and resampling is off",
+                field="resample.enabled",
+            )
+        data = fourier_resample(data, pixel_m, target_m)
+    return PhaseStack(data, angles_deg, target_m, series.energy.known_ev, 0.0, {})
+
+
+# One mounting ----------------------------------------------------------------------------------
+
+
+def align(
+    out: Path, phases: Sequence[Path], settings: AlignSettings, progress: ProgressCallback = silent
+) -> None:
+    """Shifts of the frames of one series, or of two partners, by tomographic consistency.
+
+    Writes `alignment.npz` (`shifts_0`, and `shifts_1` of the second partner, to add to the frames)
+    and `volume.npy`, the tomogram in the frame that turns about y.
+    """
+    first = load_phase(phases[0])
+    data = first.data
+    pair: NDArray[np.float64] | None = None
+    if len(phases) == 2:
+        second = load_phase(phases[1])
+        pair = np.zeros((len(data), 2))
+        if settings.enabled:
+            pair = register_pair(first, second, progress, stage="pair")
+        data = average_pair(first, second, pair)
+    found = align_series(data, np.deg2rad(first.angles_deg), settings, progress)
+    arrays: dict[str, NDArray[Any]] = {
+        "shifts_0": found.shifts,
+        "updates": found.updates,
+        "residual": found.residual,
+        "levels": found.levels,
+        "converged": np.array(found.converged),
+        "angles_deg": first.angles_deg,
+    }
+    if pair is not None:
+        arrays["shifts_1"] = found.shifts + pair
+    np.savez(out / "alignment.npz", **arrays)  # type: ignore[arg-type]
+    np.save(out / "volume.npy", found.volume)
+
+
+def register(
+    out: Path,
+    reference: Path,
+    moving: Path,
+    nominal: Sequence[Sequence[float]],
+    settings: RegisterSettings,
+    progress: ProgressCallback = silent,
+) -> None:
+    """Rigid motion of one mounting's tomogram against the reference mounting's.
+
+    Writes `motion.npz`: `rotation`, `shift`, `correlation`.
+    """
+    found = register_volumes(
+        np.load(reference), np.load(moving), np.asarray(nominal), settings, progress
+    )
+    np.savez(
+        out / "motion.npz",
+        rotation=found.rotation,
+        shift=found.shift,
+        correlation=found.correlation,
+    )
+
+
+def assemble(
+    out: Path,
+    phases: Sequence[Path],
+    alignment: Path,
+    motion: Path | None,
+    base: Sequence[Sequence[float]],
+    shape: tuple[int, int],
+    kind: PairKind | None,
+    degree: float,
+) -> None:
+    """Frames of a mounting in the sample's frame, interpolated once; partners subtracted.
+
+    Writes `scalar.h5` (of partners: their mean), `differenced.h5` for partners, and `preview.npz`
+    with the aligned projections that the report shows.
+
+    Parameters
+    ----------
+    out : folder to write into.
+    phases : one series, or two partners.
+    alignment : `alignment.npz` of this mounting.
+    motion : `motion.npz` of this mounting; None for the reference mounting.
+    base : (3, 3) rotation from the sample to the reference mounting's turning frame.
+    shape : (ny, nx) of all frames.
+    kind, degree : of the partners' polarisation; `kind` is None for a scalar series.
+    """
+    rotation, shift = np.eye(3), None
+    if motion is not None:
+        with np.load(motion) as found:
+            rotation, shift = found["rotation"], found["shift"]
+    placed = []
+    with np.load(alignment) as found:
+        for index, path in enumerate(phases):
+            shifts = found[f"shifts_{index}"]
+            turned = rotation @ np.asarray(base)
+            placed.append(place(load_phase(path), shifts, turned, shift, (shape[0], shape[1])))
+    _write_group(out, placed, kind, degree)
+
+
+def enter_aligned(
+    out: Path,
+    members: Sequence[Series],
+    folder: Path,
+    files: Sequence[Path],  # noqa: ARG001 - part of the step's key
+    shape: tuple[int, int],
+    kind: PairKind | None,
+    degree: float,
+) -> None:
+    """Series that come aligned, with their own rotations: subtracted where they are partners.
+
+    Writes what `assemble` writes.
+    """
+    stacks = []
+    for series in members:
+        info = inspect_series(series, folder)
+        data = fit_shape(load_stack(series, folder), (shape[0], shape[1]))
+        stacks.append(
+            AlignedStack(
+                data,
+                nominal_rotations(series, folder),
+                info.pixel_size_m or UNKNOWN_PIXEL_SIZE_M,
+                series.energy.known_ev,
+                0.0,
+            )
+        )
+    _write_group(out, stacks, kind, degree)
+
+
+def _write_group(
+    out: Path, stacks: Sequence[AlignedStack], kind: PairKind | None, degree: float
+) -> None:
+    first = stacks[0]
+    if kind is None:
+        save_differenced(out / "scalar.h5", scalar_channel(first))
+    else:
+        save_differenced(out / "differenced.h5", difference(first, stacks[1], degree, kind))
+        save_differenced(out / "scalar.h5", scalar_channel(mean(first, stacks[1])))
+    picked = preview_indices(len(first.data))
+    arrays = {f"aligned_{index}": stack.data[picked] for index, stack in enumerate(stacks)}
+    np.savez(out / "preview.npz", **arrays)  # type: ignore[arg-type]
+
+
+def enter_differenced(
+    out: Path,
+    series: Series,
+    folder: Path,
+    files: Sequence[Path],  # noqa: ARG001 - part of the step's key
+) -> None:
+    """A series that comes differenced. Writes `differenced.h5`."""
+    assert series.contrast is not None  # the schema sees to it
+    info = inspect_series(series, folder)
+    data = load_stack(series, folder)
+    rotations = nominal_rotations(series, folder)
+    weights = contrast_weights(series.contrast, rotations, series.polarisation.degree)
+    pixel = info.pixel_size_m or UNKNOWN_PIXEL_SIZE_M
+    stack = DifferencedStack(data, rotations, weights, series.contrast, pixel, 0.0)
+    save_differenced(out / "differenced.h5", stack)
+
+
+# Reconstruction --------------------------------------------------------------------------------
+
+
+def load_all(stacks: Sequence[Path], half: int | None = None) -> DifferencedStack:
+    """Stacks of all mountings as one; or one half of it, every other projection of each axis."""
+    whole = concatenate([load_differenced(path) for path in stacks])
+    if half is None:
+        return whole
+    groups = group_by_axis(whole.rotations)
+    chosen = np.sort(np.concatenate([group.indices[half::2] for group in groups]))
+    return replace(
+        whole,
+        data=whole.data[chosen],
+        rotations=whole.rotations[chosen],
+        weights=whole.weights[chosen],
+    )
+
+
+def solve_scalar(
+    out: Path,
+    stacks: Sequence[Path],
+    settings: ScalarSettings,
+    half: int | None = None,
+    problem: Problem = in_process,
+    progress: ProgressCallback = silent,
+) -> None:
+    """Scalar field, matter positive. Writes `volume.npy` and `residuals.json`."""
+    stack = load_all(stacks, half)
+    _, ny, nx = stack.data.shape
+    term = None if settings.method == "fbp" else problem(stack, (nx, ny, nx))
+    found = reconstruct_scalar(stack, None, settings, problem=term, progress=progress)
+    np.save(out / "volume.npy", found.volume)
+    write_json(out / "residuals.json", found.residuals)
+
+
+def make_support(
+    out: Path,
+    volume: Path | None,
+    known: Path | None,
+    dataset: str,
+    shape: Shape3,
+    settings: SupportSettings,
+) -> None:
+    """Where the sample is: known beforehand, found in the scalar volume, or everywhere.
+
+    Writes `full.npy` on the whole volume and `support.npy`, cut about the centre to the sample.
+    """
+    if known is not None:
+        full = read_support(known, dataset)
+    elif volume is not None:
+        full = find_support(np.load(volume), settings)
+    else:
+        full = np.ones(shape, dtype=np.bool_)
+    np.save(out / "full.npy", full)
+    np.save(out / "support.npy", crop(full, bounding_shape(full)))
+
+
+def read_support(path: Path, dataset: str) -> NDArray[np.bool_]:
+    """Support in an HDF5 file: non-zero inside.
+
+    Raises
+    ------
+    InputError : it is not there, is no volume, or is empty.
+    """
+    with open_hdf5(path) as file:
+        if dataset not in file:
+            raise InputError("dataset is missing", path=path, field=dataset)
+        values = file[dataset][()]
+    if values.ndim != 3 or not values.any():
+        raise InputError(
+            f"expected a volume (z, y, x) that is not zero everywhere, found {values.shape}",
+            path=path,
+            field=dataset,
+        )
+    return np.asarray(values != 0)
+
+
+def bounding_shape(support: NDArray[np.bool_], margin: int = MARGIN) -> Shape3:
+    """Smallest shape, centred at `n // 2` as the support's own, that holds it and a margin."""
+    sizes = []
+    for axis, n in enumerate(support.shape):
+        filled = np.flatnonzero(support.any(axis=tuple(k for k in range(3) if k != axis)))
+        reach = int(np.abs(filled - n // 2).max()) + margin
+        sizes.append(min(2 * reach + 1, n))
+    return sizes[0], sizes[1], sizes[2]
+
+
+def crop(volume: NDArray[Any], shape: Shape3) -> NDArray[Any]:
+    """Cut a volume (..., z, y, x) to a smaller shape about the centre `n // 2`."""
+    z, y, x = (
+        slice(n // 2 - m // 2, n // 2 - m // 2 + m)
+        for n, m in zip(volume.shape[-3:], shape, strict=True)
+    )
+    return np.ascontiguousarray(volume[..., z, y, x])
+
+
+def solve_orientation(
+    out: Path,
+    stacks: Sequence[Path],
+    support: Path,
+    settings: OrientationSettings,
+    seed: int,
+    half: int | None = None,
+    problem: Problem = in_process,
+    progress: ProgressCallback = silent,
+) -> None:
+    """Crystal axes from linear dichroism; of half of the data for their uncertainty.
+
+    Writes `fields.npz` (`tensor`, `axis`, `magnitude`, `uniaxiality`) and `residuals.json`.
+    """
+    from pipeline.reconstruct.orientation import reconstruct_orientation
+
+    stack = load_all(stacks, half)
+    inside = np.load(support)
+    found = reconstruct_orientation(
+        stack,
+        inside,
+        settings,
+        seed=seed,
+        problem=problem(stack, inside.shape),
+        progress=progress,
+    )
+    np.savez(
+        out / "fields.npz",
+        tensor=found.tensor,
+        axis=found.axis,
+        magnitude=found.magnitude,
+        uniaxiality=found.uniaxiality,
+    )
+    write_json(out / "residuals.json", found.residuals)
+
+
+def solve_vector(
+    out: Path,
+    stacks: Sequence[Path],
+    support: Path,
+    settings: VectorSettings,
+    seed: int,
+    half: int | None = None,
+    problem: Problem = in_process,
+    progress: ProgressCallback = silent,
+) -> None:
+    """Magnetisation from circular dichroism. Writes `vector.npy` and `residuals.json`."""
+    stack = load_all(stacks, half)
+    inside = np.load(support)
+    scheme = projector_scheme(settings) or "series"
+    found = reconstruct_vector(
+        stack,
+        inside,
+        settings,
+        problem=problem(stack, inside.shape, scheme=scheme),
+        seed=seed,
+        progress=progress,
+    )
+    np.save(out / "vector.npy", found.vector)
+    write_json(out / "residuals.json", found.residuals)

@@ -1,0 +1,253 @@
+"""The stages as Prefect tasks: one line each, paths in and paths out.
+
+Prefect's own caching is off: a step knows whether its files are there as they should be, a cache
+of return values does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
+
+from flows import products, stages
+from flows.run import Group, Run
+from flows.steps import StepResult, Unkeyed
+from pipeline.io.products import UNKNOWN_PIXEL_SIZE_M
+from schemas.series import Series
+
+OPTIONS: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False, "retries": 0}
+
+
+@task(name="prepare", task_run_name="prepare {series.name}", **OPTIONS)
+def prepare(run: Run, series: Series) -> StepResult:
+    """Phase of one series on the common pixel size."""
+    arguments = {
+        "series": series,
+        **run.series_inputs(series),
+        "target_pixel_m": run.recipe.resample.pixel_size_m or run.layout.pixel_size_m,
+        "resample": run.recipe.resample,
+        "phase": run.recipe.phase,
+    }
+    log = get_run_logger().info
+    return run.step(f"prepare-{series.name}", stages.prepare, arguments, log=log)
+
+
+@task(name="align", task_run_name="align {group.name}", **OPTIONS)
+def align(run: Run, group: Group, prepared: Sequence[StepResult]) -> StepResult:
+    """Shifts of the frames of one mounting."""
+    arguments = {
+        "phases": [step.path("phase.h5") for step in prepared],
+        "settings": run.recipe.align,
+    }
+    return run.step(f"align-{group.name}", stages.align, arguments, log=get_run_logger().info)
+
+
+@task(name="register", task_run_name="register {group.name}", **OPTIONS)
+def register(run: Run, group: Group, reference: StepResult, aligned: StepResult) -> StepResult:
+    """One mounting against the reference mounting."""
+    assert run.layout.reference is not None
+    nominal = group.base() @ run.layout.reference.base().T
+    arguments = {
+        "reference": reference.path("volume.npy"),
+        "moving": aligned.path("volume.npy"),
+        "nominal": nominal.tolist(),
+        "settings": run.recipe.register_tilts,
+    }
+    return run.step(f"register-{group.name}", stages.register, arguments, log=get_run_logger().info)
+
+
+@task(name="assemble", task_run_name="assemble {group.name}", **OPTIONS)
+def assemble(
+    run: Run,
+    group: Group,
+    prepared: Sequence[StepResult],
+    aligned: StepResult,
+    motion: StepResult | None,
+) -> StepResult:
+    """Frames of one mounting in the sample's frame, partners subtracted."""
+    assert run.layout.reference is not None
+    arguments = {
+        "phases": [step.path("phase.h5") for step in prepared],
+        "alignment": aligned.path("alignment.npz"),
+        "motion": None if motion is None else motion.path("motion.npz"),
+        "base": run.layout.reference.base().tolist(),
+        "shape": run.layout.frame_shape,
+        "kind": group.kind,
+        "degree": group.degree,
+    }
+    return run.step(f"assemble-{group.name}", stages.assemble, arguments, log=get_run_logger().info)
+
+
+@task(name="enter aligned", task_run_name="enter {group.name}", **OPTIONS)
+def enter_aligned(run: Run, group: Group) -> StepResult:
+    """Series that come aligned."""
+    inputs = [run.series_inputs(series) for series in group.members]
+    arguments = {
+        "members": list(group.members),
+        "folder": inputs[0]["folder"],
+        "files": [path for item in inputs for path in item["files"]],
+        "shape": run.layout.frame_shape,
+        "kind": group.kind,
+        "degree": group.degree,
+    }
+    log = get_run_logger().info
+    return run.step(f"assemble-{group.name}", stages.enter_aligned, arguments, log=log)
+
+
+@task(name="enter differenced", task_run_name="enter {series.name}", **OPTIONS)
+def enter_differenced(run: Run, series: Series) -> StepResult:
+    """A series that comes differenced."""
+    arguments = {"series": series, **run.series_inputs(series)}
+    log = get_run_logger().info
+    return run.step(f"assemble-{series.name}", stages.enter_differenced, arguments, log=log)
+
+
+@task(name="scalar", **OPTIONS)
+def scalar(run: Run, stacks: Sequence[Path]) -> StepResult:
+    """Scalar tomogram, from which the support is found."""
+    arguments = {"stacks": list(stacks), "settings": run.recipe.scalar}
+    return run.solve("scalar", stages.solve_scalar, arguments, log=get_run_logger().info)
+
+
+@task(name="support", **OPTIONS)
+def support(run: Run, volume: StepResult | None) -> StepResult:
+    """Where the sample is."""
+    known = run.layout.beamtime.support
+    arguments = {
+        "volume": None if volume is None else volume.path("volume.npy"),
+        "known": None if known is None else run.layout.folder / known.file,
+        "dataset": "support" if known is None else known.dataset,
+        "shape": run.layout.volume_shape,
+        "settings": run.recipe.support,
+    }
+    return run.step("support", stages.make_support, arguments, log=get_run_logger().info)
+
+
+@task(name="density", **OPTIONS)
+def density(
+    run: Run, stacks: Sequence[Path], volume: StepResult, inside: StepResult, energy_ev: float
+) -> StepResult:
+    """Electron density and materials."""
+    arguments = {
+        "stacks": list(stacks),
+        "volume": volume.path("volume.npy"),
+        "full_support": inside.path("full.npy"),
+        "support": inside.path("support.npy"),
+        "energy_ev": energy_ev,
+        "materials": list(run.layout.beamtime.sample.materials),
+        "settings": run.recipe.density,
+        "scalar": run.recipe.scalar,
+    }
+    return run.step("density", products.density, arguments, log=get_run_logger().info)
+
+
+@task(name="orientation", task_run_name="{name}", **OPTIONS)
+def orientation(
+    run: Run, name: str, stacks: Sequence[Path], inside: StepResult, half: int | None = None
+) -> StepResult:
+    """Crystal axes, of all data or of one half."""
+    arguments = {
+        "stacks": list(stacks),
+        "support": inside.path("support.npy"),
+        "settings": run.recipe.orientation,
+        "seed": run.recipe.seed,
+        "half": half,
+    }
+    return run.solve(name, stages.solve_orientation, arguments, log=get_run_logger().info)
+
+
+@task(name="magnetisation", **OPTIONS)
+def magnetisation(run: Run, stacks: Sequence[Path], inside: StepResult) -> StepResult:
+    """Magnetisation."""
+    arguments = {
+        "stacks": list(stacks),
+        "support": inside.path("support.npy"),
+        "settings": run.recipe.vector,
+        "seed": run.recipe.seed,
+    }
+    return run.solve("magnetisation", stages.solve_vector, arguments, log=get_run_logger().info)
+
+
+@task(name="assess orientation", **OPTIONS)
+def assess_orientation(
+    run: Run,
+    whole: StepResult,
+    halves: Sequence[StepResult],
+    inside: StepResult,
+    dense: StepResult | None,
+) -> StepResult:
+    """Uncertainty of the axis."""
+    arguments = {
+        "fields": whole.path("fields.npz"),
+        "halves": [half.path("fields.npz") for half in halves],
+        "support": inside.path("support.npy"),
+        "density_file": None if dense is None else dense.path("density.npz"),
+        "materials": list(run.layout.beamtime.sample.materials),
+    }
+    log = get_run_logger().info
+    return run.step("assess", products.assess_orientation, arguments, log=log)
+
+
+@task(name="grains", **OPTIONS)
+def grains(
+    run: Run, whole: StepResult, assessed: StepResult, dense: StepResult | None
+) -> StepResult:
+    """Grains by misorientation."""
+    arguments = {
+        "fields": whole.path("fields.npz"),
+        "assessment": assessed.path("assessment.npz"),
+        "density_file": None if dense is None else dense.path("density.npz"),
+        "pixel_size_m": run.recipe.resample.pixel_size_m
+        or run.layout.pixel_size_m
+        or UNKNOWN_PIXEL_SIZE_M,
+        "settings": run.recipe.grains,
+    }
+    return run.step("grains", products.grains, arguments, log=get_run_logger().info)
+
+
+@task(name="result", **OPTIONS)
+def result(run: Run, parts: products.Parts) -> StepResult:
+    """`result.nxs` and `summary.json`."""
+    arguments = {
+        "parts": Unkeyed(parts),
+        "files": parts.files(),
+        "settings": {
+            "beamtime": run.layout.beamtime.model_dump_json(),
+            "recipe": run.recipe.model_copy(
+                update={"cluster": type(run.recipe.cluster)()}
+            ).model_dump_json(),
+        },
+        "provenance": Unkeyed(run.provenance()),
+    }
+    made = run.step("result", products.make_result, arguments, log=get_run_logger().info)
+    for name in ("result.nxs", "summary.json"):
+        products.publish(made.path(name), run.workspace.folder)
+    return made
+
+
+@task(name="report", **OPTIONS)
+def report(run: Run, made: StepResult) -> StepResult:
+    """`report.html`."""
+    arguments = {"result": made.path("result.nxs")}
+    step = run.step(
+        "report", products.make_report, arguments, log=get_run_logger().info, leave_out=()
+    )
+    products.publish(step.path("report.html"), run.workspace.folder)
+    return step
+
+
+def collect(futures: Iterable[PrefectFuture[StepResult]]) -> list[StepResult]:
+    """Results of tasks that run at the same time; the first error ends the run."""
+    return [future.result() for future in list(futures)]
+
+
+def by_name(
+    groups: list[Group], futures: Iterable[PrefectFuture[StepResult]]
+) -> dict[str, StepResult]:
+    """Results of one task for each group."""
+    return dict(zip([group.name for group in groups], collect(futures), strict=True))

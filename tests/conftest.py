@@ -1,0 +1,139 @@
+"""Fixtures of all tests: nothing of the user's is touched, nothing is sent anywhere."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_SERVERS: list[Any] = []
+_STATE = tempfile.mkdtemp(prefix="dichrotomo-tests-")
+
+# Prefect reads its settings when it is imported, so they are set before any test is.
+os.environ.update(
+    {
+        "XDG_STATE_HOME": _STATE,
+        "PREFECT_HOME": f"{_STATE}/prefect",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        "DO_NOT_TRACK": "1",
+    }
+)
+os.environ.pop("PREFECT_API_URL", None)
+
+
+def _clean_up() -> None:
+    for server in _SERVERS:
+        server.stop()
+    shutil.rmtree(_STATE, ignore_errors=True)
+
+
+# Registered before Prefect is imported, so called after Prefect has sent what it holds at exit.
+atexit.register(_clean_up)
+
+QUICK_RECIPE = """\
+align: {levels: [2, 1], iterations: 3}
+register_tilts: {iterations: 5}
+scalar: {iterations: 8}
+orientation: {iterations: 5, refine_iterations: 3, smoothness: 0.1, edge_preserving: 0.1}
+"""
+
+
+Call = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def call(*arguments: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", *[str(part) for part in arguments]],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def cli() -> Call:
+    """Run the command line in a process of its own."""
+    return call
+
+
+@pytest.fixture(scope="session")
+def same_bits() -> Callable[[Path, Path], None]:
+    """Assert that two results hold the same bits, apart from when and where they were made."""
+    return assert_same_bits
+
+
+def assert_same_bits(one: Path, other: Path) -> None:
+    first, second = _arrays(one), _arrays(other)
+    assert first.keys() == second.keys()
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+def _arrays(result: Path) -> dict[str, bytes]:
+    import h5py
+    import numpy as np
+
+    found: dict[str, bytes] = {}
+
+    def take(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and "provenance" not in name:
+            found[name] = np.asarray(item[()]).tobytes()
+
+    with h5py.File(result, "r") as file:
+        file["entry"].visititems(take)
+    return found
+
+
+@pytest.fixture(scope="session")
+def prefect_api() -> Iterator[str]:
+    """One Prefect server for all tests that run flows.
+
+    It ends when the interpreter exits and not before: Prefect's threads send then what they hold,
+    and would wait for a server that is gone.
+    """
+    from flows.environment import PrivateServer
+
+    server = PrivateServer()
+    server.start()
+    server.wait()
+    os.environ["PREFECT_API_URL"] = server.url
+    _SERVERS.append(server)
+    yield server.url
+    os.environ.pop("PREFECT_API_URL", None)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`beamtime.yaml` of a simulated beamtime of the smallest preset; read only."""
+    from pipeline.simulate.beamtime import simulate_beamtime
+
+    return simulate_beamtime(tmp_path_factory.mktemp("tiny") / "beamtime", "tiny", 1)
+
+
+@pytest.fixture(scope="session")
+def quick_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe of few iterations: every stage runs, none converges."""
+    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    path.write_text(QUICK_RECIPE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, prefect_api: str, tiny: Path, quick_recipe: Path
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """Output folder of an undisturbed run on worker processes, and what it printed; read only."""
+    out = tmp_path_factory.mktemp("finished") / "out"
+    done = call("run", tiny, "--out", out, "--recipe", quick_recipe, "--cluster", "local")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out, done

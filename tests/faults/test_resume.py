@@ -1,0 +1,86 @@
+"""A killed run leaves no process behind, goes on from there, and ends with the same bits."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.slow
+
+Finished = tuple[Path, subprocess.CompletedProcess[str]]
+Call = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def wait_for(
+    condition: Callable[[], bool], seconds: float, process: subprocess.Popen[bytes]
+) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the run ended by itself"
+        assert time.monotonic() < end, "the run did not get that far"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("reached", ["align-tilt2", ".tmp-orientation-*"])
+def test_killed_and_started_again(
+    reached: str,
+    finished: Finished,
+    tiny: Path,
+    quick_recipe: Path,
+    tmp_path: Path,
+    cli: Call,
+    same_bits: Callable[[Path, Path], None],
+) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "flows.cli", "run", str(tiny), "--out", str(out)]
+    command += ["--recipe", str(quick_recipe), "--cluster", "local"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    children: list[psutil.Process] = []
+    try:
+        wait_for(lambda: any((out / "work").glob(reached)), 240, process)
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert len(children) >= 2  # the workers
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    _, alive = psutil.wait_procs(children, timeout=15)
+    assert alive == []
+    assert not (out / "result.nxs").exists()
+
+    done = cli("run", tiny, "--out", out, "--recipe", quick_recipe, "--cluster", "local")
+    assert done.returncode == 0, done.stderr
+    assert "prepare-tilt1_lh: reused" in done.stderr
+    assert "reused 0 of" not in done.stdout
+    same_bits(finished[0] / "result.nxs", out / "result.nxs")
+
+
+def test_interrupted_by_the_terminal(
+    tiny: Path, quick_recipe: Path, tmp_path: Path, prefect_api: str
+) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "flows.cli", "run", str(tiny), "--out", str(out)]
+    command += ["--recipe", str(quick_recipe), "--cluster", "local"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        wait_for(lambda: any((out / "work").glob("prepare-*")), 240, process)
+        children = psutil.Process(process.pid).children(recursive=True)
+        for member in [psutil.Process(process.pid), *children]:
+            member.send_signal(signal.SIGINT)  # as a terminal does
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert stderr.endswith("interrupted; the same command goes on from here\n")
+    assert "Traceback" not in stderr
+    _, alive = psutil.wait_procs(children, timeout=15)
+    assert alive == []
