@@ -49,6 +49,14 @@ class AlignSettings(StrictModel):
     tolerance_px: float = Field(default=0.01, gt=0.0, le=1.0)
     """A level ends when no projection moves by more than this [pixel at full resolution]."""
 
+    model: Literal["shift", "similarity"] = "shift"
+    """What moves a frame: stages only shift it; `similarity` adds in-plane rotation and scale, for
+    full-field microscopes that are refocused at every angle."""
+
+    refine_axis: bool = True
+    """Correct a measured tilt of the rotation axis against the detector's columns, where it moves
+    content by more than a twentieth of a pixel; smaller ones are reported only."""
+
     @model_validator(mode="after")
     def _descending(self) -> AlignSettings:
         if self.levels != sorted(set(self.levels), reverse=True) or self.levels[-1] < 1:

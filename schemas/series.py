@@ -12,7 +12,17 @@ from schemas.polarisation import Polarisation
 from schemas.tilt import Tilt
 
 State = Literal["raw", "phase", "aligned", "differenced"]
-Format = Literal["ptychoshelves", "xldot-public", "resire-v"]
+Format = Literal[
+    "ptychoshelves",
+    "ptypy",
+    "cxi",
+    "nxtomo",
+    "dataexchange",
+    "tiff",
+    "xldot-public",
+    "resire-v",
+]
+Quantity = Literal["phase", "optical-density", "intensity", "amplitude"]
 Contrast = Literal["scalar", "circular", "linear"]
 
 
@@ -28,6 +38,15 @@ class Series(StrictModel):
     format: Format = "ptychoshelves"
     """Layout of the files."""
 
+    quantity: Quantity = "phase"
+    """What the series measures. `phase`, or `optical-density` `-log(I/I0)`: of complex frames in
+    state `raw`, of images that are it already in the others. `intensity` and `amplitude`: raw
+    frames are real transmitted intensities or amplitudes, which become optical density."""
+
+    conjugate: bool = False
+    """True where matter has positive phase in the files: frames are conjugated, phase images
+    negated, when they are read. The programs known to us store negative phase."""
+
     files: list[str] = Field(min_length=1)
     """Files or glob patterns (sorted by name), relative to the beamtime file."""
 
@@ -42,10 +61,12 @@ class Series(StrictModel):
     """Pixel size in the sample plane [m]; read from the files when absent."""
 
     angles_deg: list[float] | None = None
-    """Rotation angle of each projection about the vertical axis [degree]."""
+    """Rotation angle of each projection about the vertical axis [degree]; read from the files
+    when neither this nor angles_file is given."""
 
     angles_file: str | None = None
-    """File with the angles: text (one a line), or the format's own (Euler angles of RESIRE-V)."""
+    """File with the angles: text with one a line or with lines `FILE ANGLE`, or the format's own
+    (Euler angles of RESIRE-V)."""
 
     contrast: Contrast | None = None
     """Contrast of a `differenced` stack; derived from the polarisation otherwise."""
@@ -55,6 +76,16 @@ class Series(StrictModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Series:
+        if self.quantity in ("intensity", "amplitude") and self.state != "raw":
+            raise ValueError(
+                f"series '{self.name}': quantity '{self.quantity}' applies to state 'raw' only, "
+                f"found state '{self.state}'; expected 'phase' or 'optical-density'"
+            )
+        if self.conjugate and self.quantity != "phase":
+            raise ValueError(
+                f"series '{self.name}': conjugate applies to quantity 'phase' only, "
+                f"found '{self.quantity}'"
+            )
         if self.angles_deg is not None and self.angles_file is not None:
             raise ValueError(f"series '{self.name}': give angles_deg or angles_file, not both")
         if self.state == "differenced" and self.contrast is None:
@@ -79,3 +110,13 @@ class Series(StrictModel):
                     f"expected 0 to {len(self.angles_deg) - 1}"
                 )
         return self
+
+    @property
+    def absorbing(self) -> bool:
+        """Whether the projections are optical densities, not phases."""
+        return self.quantity != "phase"
+
+    @property
+    def frames_complex(self) -> bool:
+        """Whether the files have to hold complex frames."""
+        return self.state == "raw" and self.quantity in ("phase", "optical-density")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import secrets
 import shutil
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,8 +95,15 @@ def load_recipe(path: str | Path | None) -> Recipe:
     return Recipe() if path is None else _load_model(Path(path), Recipe)
 
 
-def save_beamtime(path: Path, beamtime: Beamtime) -> None:
-    """Write a beamtime file that says only what differs from the defaults."""
+def save_beamtime(path: Path, beamtime: Beamtime, notes: Sequence[str] = ()) -> None:
+    """Write a beamtime file that says only what differs from the defaults.
+
+    Parameters
+    ----------
+    path : file to write.
+    beamtime : its content.
+    notes : comments at its head, one line each.
+    """
     content = beamtime.model_dump(mode="json", exclude_defaults=True)
     text = yaml.safe_dump(
         {"version": beamtime.version, **content},
@@ -104,7 +111,8 @@ def save_beamtime(path: Path, beamtime: Beamtime) -> None:
         allow_unicode=True,
         default_flow_style=None,
     )
-    path.write_text(text, encoding="utf-8")
+    head = "".join(f"# {' '.join(note.split())}\n" for note in notes)
+    path.write_text(head + text, encoding="utf-8")
 
 
 @contextmanager
@@ -252,7 +260,7 @@ def all_angles(series: Series, folder: Path) -> NDArray[np.float64]:
         path = folder / series.angles_file
         if series.format == "resire-v":
             return resire_v.load_euler(path)[:, 1]
-        return _text_angles(path)
+        return _text_angles(path, series_files(series, folder))
     reader = reader_for(series.format)
     angles: list[float] = []
     for path in series_files(series, folder):
@@ -264,26 +272,49 @@ def all_angles(series: Series, folder: Path) -> NDArray[np.float64]:
     return np.asarray(angles, dtype=np.float64)
 
 
-def _text_angles(path: Path) -> NDArray[np.float64]:
+def _text_angles(path: Path, files: list[Path]) -> NDArray[np.float64]:
+    """Angles of a text file: one a line, or the name of a file and the angle of its projection."""
     if not path.is_file():
         raise InputError("file does not exist", path=path)
-    angles = []
+    angles: list[float] = []
+    named: dict[str, float] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise InputError("expected text, one angle a line", path=path) from error
     for number, line in enumerate(lines, start=1):
-        words = line.split("#", 1)[0].split()
+        words = line.split("#", 1)[0].replace(",", " ").split()
         if not words:
             continue
-        try:
-            angle = float(words[0])
-        except ValueError:
-            angle = np.nan
-        if len(words) > 1 or not np.isfinite(angle):
+        angle = _number(words[-1])
+        with_name = len(words) == 2 and not np.isfinite(_number(words[0]))
+        if len(words) > (2 if with_name else 1) or not np.isfinite(angle):
             message = f"expected one angle in degrees, found '{line.strip()[:40]}'"
             raise InputError(message, path=path, field=f"line {number}")
-        angles.append(angle)
+        if with_name and words[0] in named:
+            raise InputError(f"'{words[0]}' occurs twice", path=path, field=f"line {number}")
+        if with_name:
+            named[words[0]] = angle
+        else:
+            angles.append(angle)
+    if named and angles:
+        raise InputError("some lines name a file and some do not", path=path)
+    if named:
+        angles = [_named_angle(named, file, path) for file in files]
     if not angles:
         raise InputError("expected one angle a line, found none", path=path)
     return np.asarray(angles, dtype=np.float64)
+
+
+def _number(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        return np.nan
+
+
+def _named_angle(named: dict[str, float], file: Path, path: Path) -> float:
+    for name in (file.name, file.stem):
+        if name in named:
+            return named[name]
+    raise InputError(f"expected a line for '{file.name}', found none", path=path)

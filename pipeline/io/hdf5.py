@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
+from pipeline.io import units
 
 MAX_FRAME_PIXELS = 2**28
 """A larger frame is a damaged header, not a measurement; refused before memory is asked for."""
 
 _MAX_SOFT_LINKS = 16
+
+_BLOCK_PIXELS = 2**24
+"""Most pixels read at once from a stack whose chunks span several frames."""
 
 
 @contextmanager
@@ -136,6 +140,168 @@ def read_scalars(group: h5py.Group, names: tuple[str, ...], path: Path) -> NDArr
     if dataset.dtype.kind not in "fiu":
         raise InputError(f"expected numbers, found {dataset.dtype}", path=path, field=dataset.name)
     return read(dataset, path).astype(np.float64).ravel()
+
+
+def read_number(
+    group: h5py.Group, names: tuple[str, ...], path: Path, *, positive: bool = False
+) -> float | None:
+    """One number; two that agree (pixel size in y and x) count as one.
+
+    Raises
+    ------
+    InputError : not finite, not positive where it has to be, or several different numbers.
+    """
+    values = read_scalars(group, names, path)
+    if values is None or values.size == 0:
+        return None
+    name = names[0].rsplit("/", 1)[-1]
+    if not np.all(np.isfinite(values)) or (positive and np.any(values <= 0.0)):
+        wanted = "a positive number" if positive else "a finite number"
+        raise InputError(f"expected {wanted}, found {values[:4].tolist()}", path=path, field=name)
+    if np.ptp(values) > 1e-6 * abs(values[0]):
+        message = f"expected one value for both axes, found {values[:4].tolist()}"
+        raise InputError(message, path=path, field=name)
+    return float(values[0])
+
+
+def unit_factor(
+    dataset: h5py.Dataset, path: Path, table: Mapping[str, float], default: str | None = None
+) -> float | None:
+    """Factor from the `units` of a dataset to the unit of a table.
+
+    Returns
+    -------
+    None where neither the dataset nor `default` says a unit.
+
+    Raises
+    ------
+    InputError : a unit that is not known.
+    """
+    unit = dataset.attrs.get("units", dataset.attrs.get("unit", default))
+    if isinstance(unit, np.ndarray):
+        unit = unit.ravel()[0] if unit.size else default
+    if isinstance(unit, bytes):
+        unit = unit.decode(errors="replace")
+    if not isinstance(unit, str) or not unit.strip():
+        unit = default
+    if unit is None:
+        return None
+    try:
+        return units.factor(unit, table)
+    except InputError as error:
+        raise InputError(error.message, path=path, field=dataset.name) from error
+
+
+def read_quantity(
+    group: h5py.Group,
+    names: tuple[str, ...],
+    path: Path,
+    table: Mapping[str, float],
+    default: str | None = None,
+) -> float | None:
+    """First positive quantity of `names` that says its unit, in the unit of `table`.
+
+    Raises
+    ------
+    InputError : as for `read_number` and `unit_factor`.
+    """
+    for name in names:
+        dataset = find_dataset(group, (name,), path)
+        if dataset is None:
+            continue
+        scale = unit_factor(dataset, path, table, default)
+        value = read_number(group, (name,), path, positive=True)
+        if scale is not None and value is not None:
+            return scale * value
+    return None
+
+
+def read_pixel_m(
+    group: h5py.Group, stems: tuple[str, ...], path: Path, default: str | None = "m"
+) -> float | None:
+    """Size of a square pixel [m] from names such as `sample/{}_pixel_size` for x and y.
+
+    Raises
+    ------
+    InputError : the pixel is not square to a millionth.
+    """
+    for stem in stems:
+        x, y = (
+            read_quantity(group, (stem.format(axis),), path, units.LENGTH_M, default)
+            for axis in ("x", "y")
+        )
+        if x is not None and y is not None and abs(x - y) > 1e-6 * abs(x):
+            message = f"expected square pixels, found x {x:.6g} m and y {y:.6g} m"
+            raise InputError(message, path=path, field=stem.format("x"))
+        if x is not None or y is not None:
+            return x or y
+    return None
+
+
+def read_angles(
+    group: h5py.Group, names: tuple[str, ...], path: Path, n_frames: int
+) -> NDArray[np.float64] | None:
+    """One angle for each frame (n_frames,) [degree], or None where there are none.
+
+    Raises
+    ------
+    InputError : another number of angles, or angles that are not finite.
+    """
+    dataset = find_dataset(group, names, path)
+    if dataset is None:
+        return None
+    scale = unit_factor(dataset, path, units.ANGLE_DEG, "degree")
+    values = read_scalars(group, (dataset.name,), path)
+    assert values is not None  # the dataset exists
+    assert scale is not None  # the unit has a default
+    if values.size != n_frames:
+        message = f"expected {n_frames} angles, one for each frame, found {values.size}"
+        raise InputError(message, path=path, field=dataset.name)
+    if not np.all(np.isfinite(values)):
+        bad = int(np.flatnonzero(~np.isfinite(values))[0])
+        raise InputError(f"angle {bad} is not finite", path=path, field=dataset.name)
+    return values * scale
+
+
+def subgroups(group: h5py.Group, path: Path) -> list[str]:
+    """Names of the groups in a group, sorted; links that lead out of the file are left alone."""
+    found = []
+    for name in sorted(group):
+        kind = group.id.links.get_info(name.encode()).type
+        if kind == h5py.h5l.TYPE_EXTERNAL:
+            continue
+        if isinstance(find(group, name, path), h5py.Group):
+            found.append(name)
+    return found
+
+
+def listing(group: h5py.Group) -> str:
+    """What a group holds, in a few words."""
+    names = sorted(group)
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "nothing"
+
+
+def iterate(dataset: h5py.Dataset, path: Path, indices: Iterable[int]) -> Iterator[NDArray[Any]]:
+    """Frames of a stack (n, ny, nx) one at a time, in the file's own type.
+
+    Chunks that span several frames are read once, not once for each frame.
+    """
+    pixels = max(1, int(np.prod(dataset.shape[1:], dtype=np.int64)))
+    deepest = max(1, _BLOCK_PIXELS // pixels)
+    depth = min(dataset.chunks[0] if dataset.chunks else 1, deepest)
+    first, block = -1, np.empty(0)
+    for index in indices:
+        start = index - index % depth
+        if start != first:
+            first, block = start, read(dataset, path, np.s_[start : start + depth])
+        yield block[index - start]
+
+
+def as_frame(values: NDArray[Any]) -> NDArray[Any]:
+    """Complex64 of complex values, else float32; in the byte order of this machine."""
+    # What overflows becomes infinite and is refused as such, with the file and the frame.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return as_complex64(values) if is_complex(values.dtype) else values.astype(np.float32)
 
 
 def is_matlab(dataset: h5py.Dataset, path: Path) -> bool:

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from schemas.polarisation import Polarisation
+
 
 @dataclass(frozen=True)
 class FileInfo:
@@ -22,6 +24,8 @@ class FileInfo:
     pixel_size_m : [m], None where the file does not say.
     energy_ev : [eV], None where the file does not say.
     angles_deg : one per frame [degree], None where the file does not say.
+    polarisation : of the beam, None where the file does not say. No format of the field has a
+        standard place for the tilt of a mounting, so that comes from the beamtime file alone.
     """
 
     n_frames: int
@@ -30,6 +34,7 @@ class FileInfo:
     pixel_size_m: float | None = None
     energy_ev: float | None = None
     angles_deg: tuple[float, ...] | None = None
+    polarisation: Polarisation | None = None
 
 
 class Reader(Protocol):

@@ -45,13 +45,13 @@ class PtychoShelvesReader:
         """
         with hdf5.open_hdf5(path) as file:
             found = _object(file, dataset, path)
-            angle = _number(file, _ANGLE, path)
-            energy_kev = _number(file, _ENERGY, path, positive=True)
+            angle = hdf5.read_number(file, _ANGLE, path)
+            energy_kev = hdf5.read_number(file, _ENERGY, path, positive=True)
             return FileInfo(
                 n_frames=1,
                 shape=_frame_shape(found, path),
                 complex=hdf5.is_complex(found.dtype),
-                pixel_size_m=_number(file, _PIXEL, path, positive=True),
+                pixel_size_m=hdf5.read_number(file, _PIXEL, path, positive=True),
                 energy_ev=None if energy_kev is None else 1000.0 * energy_kev,
                 angles_deg=None if angle is None else (angle,),
             )
@@ -62,11 +62,7 @@ class PtychoShelvesReader:
             found = _object(file, dataset, path)
             shape = _frame_shape(found, path)
             values = hdf5.read(found, path)
-            frame: NDArray[Any] = (
-                hdf5.as_complex64(values)
-                if hdf5.is_complex(found.dtype)
-                else values.astype(np.float32)
-            )
+            frame = hdf5.as_frame(values)
             frame = frame.T if hdf5.is_matlab(found, path) else frame
             yield np.ascontiguousarray(frame.reshape(shape))
 
@@ -93,23 +89,6 @@ def _frame_shape(found: h5py.Dataset, path: Path) -> tuple[int, int]:
         message = f"expected one frame (ny, nx), found shape {found.shape}"
         raise InputError(message, path=path, field=found.name)
     return int(shape[0]), int(shape[1])
-
-
-def _number(
-    file: h5py.File, names: tuple[str, ...], path: Path, *, positive: bool = False
-) -> float | None:
-    """One number; two that agree (pixel size in y and x) count as one."""
-    values = hdf5.read_scalars(file, names, path)
-    if values is None or values.size == 0:
-        return None
-    name = names[0].rsplit("/", 1)[-1]
-    if not np.all(np.isfinite(values)) or (positive and np.any(values <= 0.0)):
-        wanted = "a positive number" if positive else "a finite number"
-        raise InputError(f"expected {wanted}, found {values[:4].tolist()}", path=path, field=name)
-    if np.ptp(values) > 1e-6 * abs(values[0]):
-        message = f"expected one value for both axes, found {values[:4].tolist()}"
-        raise InputError(message, path=path, field=name)
-    return float(values[0])
 
 
 def write_projection(

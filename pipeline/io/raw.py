@@ -29,6 +29,13 @@ _SAME_AS_BEAMTIME = 1e-3
 _SAME_ENERGY = 1e-4
 """Relative for energies: half an electronvolt near 5 keV, less than a resonance is wide."""
 
+_SAME_ANGLE_DEG = 0.05
+"""For angles: a table holds what was asked for, a file often what the encoder said."""
+
+_SANE = (1e-38, 1e20)
+"""Bytes in the wrong order make many numbers outside; hardly any transmission, phase or count is.
+The lower bound is that of normal float32, so that a faint tail is not taken for it."""
+
 
 @dataclass(frozen=True)
 class SeriesInfo:
@@ -63,13 +70,16 @@ def inspect_series(series: Series, folder: Path) -> SeriesInfo:
     files = series_files(series, folder)
     first: FileInfo | None = None
     counts = []
+    in_files: list[tuple[float, ...] | None] = []
     for path in files:
         info = reader.inspect(path, series.dataset)
         first = first or info
         _check_file(info, first, series, path, files[0])
         counts.append(info.n_frames)
+        in_files.append(info.angles_deg)
     assert first is not None  # a series has at least one file
     _check_angles(series, folder, sum(counts))
+    _check_angles_agree(series, folder, files, in_files)
     return SeriesInfo(
         files=tuple(files),
         counts=tuple(counts),
@@ -87,11 +97,14 @@ def _check_file(
     if info.n_frames == 0 or 0 in info.shape:
         message = f"holds no pixels: {info.n_frames} frames of shape {info.shape}"
         raise InputError(message, path=path, field=field)
-    if series.state == "raw" and not info.complex:
-        message = "expected complex projections for state 'raw', found real numbers"
-        raise InputError(message, path=path, field=field)
-    if series.state != "raw" and info.complex:
-        message = f"expected real projections for state '{series.state}', found complex numbers"
+    if series.frames_complex != info.complex:
+        kinds = ("real projections", "complex numbers")
+        if not info.complex:
+            kinds = ("complex projections", "real numbers")
+        state = f"state '{series.state}'"
+        if series.absorbing:
+            state += f" and quantity '{series.quantity}'"
+        message = f"expected {kinds[0]} for {state}, found {kinds[1]}"
         raise InputError(message, path=path, field=field)
     if info.shape != first.shape:
         message = f"expected shape {first.shape} as in {first_path.name}, found {info.shape}"
@@ -114,6 +127,17 @@ def _check_file(
             message = f"{name} {here:.6g} {unit}, but the beamtime file says {stated:.6g} {unit}"
             raise InputError(message, path=path, field=field)
 
+    _check_polarisation(info, series, path)
+
+
+def _check_polarisation(info: FileInfo, series: Series, path: Path) -> None:
+    """A beamtime file may leave polarisation out (a scalar series), but not contradict it."""
+    found, stated = info.polarisation, series.polarisation
+    if found is None or "unpolarised" in (found.kind, stated.kind) or found.label == stated.label:
+        return
+    message = f"polarisation {found.label}, but the beamtime file says {stated.label}"
+    raise InputError(message, path=path, field=f"series '{series.name}'")
+
 
 def _differ(a: float | None, b: float | None, tolerance: float) -> bool:
     return a is not None and b is not None and abs(a - b) > tolerance * abs(b)
@@ -129,6 +153,34 @@ def _check_angles(series: Series, folder: Path, n_frames: int) -> None:
     if found != n_frames:
         message = f"expected {n_frames} angles, one for each projection, found {found}"
         raise InputError(message, field=f"series '{series.name}': {source}")
+
+
+def _check_angles_agree(
+    series: Series,
+    folder: Path,
+    files: list[Path],
+    in_files: list[tuple[float, ...] | None],
+) -> None:
+    """Angles that the beamtime file states must be those of the files, up to whole turns."""
+    if series.angles_deg is None and series.angles_file is None:
+        return
+    stated = all_angles(series, folder)
+    kept = np.isin(np.arange(stated.size), kept_indices(series, stated.size))
+    start = 0
+    for path, found in zip(files, in_files, strict=True):
+        if found is None:
+            return
+        here = np.asarray(found)
+        there = stated[start : start + here.size]
+        apart = np.abs((here - there + 180.0) % 360.0 - 180.0) * kept[start : start + here.size]
+        if np.any(apart > _SAME_ANGLE_DEG):
+            bad = int(np.argmax(apart > _SAME_ANGLE_DEG))
+            message = (
+                f"angle {here[bad]:.6g} degree of projection {start + bad}, but the beamtime file "
+                f"says {there[bad]:.6g} degree"
+            )
+            raise InputError(message, path=path, field=f"series '{series.name}'")
+        start += here.size
 
 
 def read_series(series: Series, folder: Path) -> Iterator[NDArray[Any]]:
@@ -158,13 +210,25 @@ def read_series(series: Series, folder: Path) -> Iterator[NDArray[Any]]:
         for frame in reader.frames(path, series.dataset):
             if index in kept:
                 _check_values(frame, series, path, index)
-                yield frame
+                yield _matter_negative(frame) if series.conjugate else frame
             index += 1
+
+
+def _matter_negative(frame: NDArray[Any]) -> NDArray[Any]:
+    return np.conj(frame) if np.iscomplexobj(frame) else -frame
 
 
 def _check_values(frame: NDArray[Any], series: Series, path: Path, index: int) -> None:
     remedy = f"exclude: [{index}] leaves it out"
     finite = np.isfinite(frame)
+    size = np.abs(frame[finite & (frame != 0)])
+    wild = size[(size < _SANE[0]) | (size > _SANE[1])]
+    if wild.size > 0.1 * size.size:
+        message = (
+            f"frame {index} of series '{series.name}' holds numbers such as {wild.flat[0]:.2g}: "
+            "its bytes are in the wrong order"
+        )
+        raise InputError(message, path=path)
     if not finite.all():
         count = finite.size - int(np.count_nonzero(finite))
         message = f"frame {index} of series '{series.name}' holds {count} non-finite values"

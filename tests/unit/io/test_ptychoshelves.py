@@ -97,5 +97,5 @@ def test_bad_metadata(tmp_path: Path, name: str, value: object, text: str) -> No
 
 
 def test_unknown_format() -> None:
-    with pytest.raises(InputError, match=r"format: expected one of .*, found 'tiff'"):
-        reader_for("tiff")
+    with pytest.raises(InputError, match=r"format: expected one of .*, found 'bmp'"):
+        reader_for("bmp")

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
+from pipeline.errors import InputError
 from pipeline.io.ptychoshelves import write_projection
 from pipeline.io.raw import inspect_series, load_rotations, read_series
 from schemas.series import Series
@@ -56,3 +58,50 @@ def test_a_rounded_pixel_size_is_no_contradiction(tmp_path: Path, series: Series
 
 def test_no_rotations_of_their_own(tmp_path: Path, series: Series) -> None:
     assert load_rotations(series, tmp_path) is None
+
+
+def test_conjugated_files_have_matter_negative(
+    tmp_path: Path, series: Series, frames: np.ndarray
+) -> None:
+    turned = series.model_copy(update={"conjugate": True})
+    np.testing.assert_array_equal(list(read_series(turned, tmp_path)), frames.conj())
+
+
+def test_angles_may_differ_by_whole_turns_and_by_a_readback(tmp_path: Path, series: Series) -> None:
+    stated = series.model_copy(update={"angles_deg": [360.0, 1.01, 2.0, 3.0]})
+    assert inspect_series(stated, tmp_path).n_frames == 4
+
+
+def test_an_excluded_projection_may_contradict(tmp_path: Path, series: Series) -> None:
+    stated = series.model_copy(update={"angles_deg": [0.0, 77.0, 2.0, 3.0], "exclude": [1]})
+    assert inspect_series(stated, tmp_path).n_frames == 4
+
+
+def test_optical_density_is_of_complex_frames_too(tmp_path: Path, series: Series) -> None:
+    density = series.model_copy(update={"quantity": "optical-density"})
+    assert density.absorbing
+    assert len(list(read_series(density, tmp_path))) == 4
+    counts = series.model_copy(update={"quantity": "intensity"})
+    with pytest.raises(
+        InputError,
+        match="expected real projections for state 'raw' and quantity 'intensity', found complex",
+    ):
+        inspect_series(counts, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        (
+            {"quantity": "amplitude", "state": "phase"},
+            "quantity 'amplitude' applies to state 'raw' only, found state 'phase'",
+        ),
+        (
+            {"quantity": "intensity", "conjugate": True},
+            "conjugate applies to quantity 'phase' only, found 'intensity'",
+        ),
+    ],
+)
+def test_quantities_that_make_no_sense(series: Series, changes: dict, text: str) -> None:
+    with pytest.raises(ValidationError, match=text):
+        Series.model_validate(series.model_dump() | changes)
