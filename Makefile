@@ -30,6 +30,7 @@ $(DEMO)/beamtime/beamtime.yaml: | $(VENV)/.runtime
 demo: $(VENV)/.runtime $(DEMO)/beamtime/beamtime.yaml
 	@$(BIN)/dichrotomo run $(DEMO)/beamtime/beamtime.yaml --out $(DEMO)/result
 	@$(BIN)/dichrotomo score $(DEMO)/result --truth $(DEMO)/beamtime/truth.h5
+	@$(BIN)/dichrotomo report $(DEMO)/result --truth $(DEMO)/beamtime/truth.h5 > /dev/null
 	@echo "result: $(DEMO)/result/result.nxs"
 	@echo "report: $(DEMO)/result/report.html"
 

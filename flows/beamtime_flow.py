@@ -10,7 +10,7 @@ from flows.environment import prepare_environment
 
 prepare_environment()  # Before Prefect is imported: it reads its settings then.
 
-from prefect import flow  # noqa: E402
+from prefect import flow, runtime  # noqa: E402
 
 from flows import tasks  # noqa: E402
 from flows.artifacts import publish_summary  # noqa: E402
@@ -24,7 +24,18 @@ from schemas.cluster import Cluster  # noqa: E402
 from schemas.recipe import Recipe  # noqa: E402
 
 
-@flow(name="process-beamtime", persist_result=False, validate_parameters=True)
+def run_name() -> str:
+    """Name of a run in the UI: the folder of the results."""
+    out = Path(runtime.flow_run.parameters["out"])
+    return f"{out.parent.name}/{out.name}" if out.parent.name else out.name
+
+
+@flow(
+    name="process-beamtime",
+    flow_run_name=run_name,
+    persist_result=False,
+    validate_parameters=True,
+)
 def process_beamtime(
     beamtime_path: Path,
     out: Path,
@@ -125,7 +136,7 @@ def reconstruct(run: Run, data: Assembled) -> Parts:
         linear = data.stacks("linear")
         whole = tasks.orientation(run, "orientation", linear, inside)
         halves = [
-            tasks.orientation(run, f"orientation-half-{half}", linear, inside, half)
+            tasks.orientation(run, f"orientation-half-{half}", linear, inside, half, whole)
             for half in (0, 1)
         ]
         assessed = tasks.assess_orientation(run, whole, halves, inside, dense)

@@ -48,10 +48,16 @@ class Preset(StrEnum):
 
 
 class ImportFormat(StrEnum):
-    """Layouts of published data."""
+    """Layouts of data that others write."""
 
-    resire_v = "resire-v"
+    ptychoshelves = "ptychoshelves"
+    ptypy = "ptypy"
+    cxi = "cxi"
+    nxtomo = "nxtomo"
+    dataexchange = "dataexchange"
+    tiff = "tiff"
     xldot_public = "xldot-public"
+    resire_v = "resire-v"
 
 
 class SchemaName(StrEnum):
@@ -144,6 +150,16 @@ def simulate(
         typer.Option(help="tiny: seconds, for tests; demo: minutes; paper: the published size."),
     ] = Preset.demo,
     seed: Annotated[int, typer.Option(min=0, help="Fixes every random choice.")] = 0,
+    shift_px: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Most that a projection is displaced [pixel]; the preset's if absent."
+        ),
+    ] = None,
+    ramp_cycles: Annotated[
+        float | None,
+        typer.Option(min=0, help="Most turns of phase across a frame; the preset's if absent."),
+    ] = None,
 ) -> None:
     """Write a synthetic beamtime from known truth.
 
@@ -158,7 +174,14 @@ def simulate(
 
     board = ProgressBoard()
     with board.shown(), board.step(f"simulate {preset}") as progress:
-        path = simulate_beamtime(out, preset.value, seed, progress=progress)
+        path = simulate_beamtime(
+            out,
+            preset.value,
+            seed,
+            shift_px=shift_px,
+            ramp_cycles=ramp_cycles,
+            progress=progress,
+        )
     typer.echo(path)
 
 
@@ -304,29 +327,46 @@ def score(
         _figures_table(f"{path} against {truth}", figures)
 
 
-@app.command("import", epilog="Example:  dichrotomo import resire-v data/metalattice --out lattice")
+@app.command("import", epilog="Example:  dichrotomo import ptychoshelves scans --out beamtime")
 @_one_line_errors
 def import_data(
-    data_format: Annotated[
-        ImportFormat, typer.Argument(metavar="FORMAT", help="resire-v or xldot-public.")
-    ],
+    data_format: Annotated[ImportFormat, typer.Argument(help="Layout of the files.")],
     paths: Annotated[
-        list[Path], typer.Argument(help="Files, or one folder of files.", show_default=False)
+        list[Path],
+        typer.Argument(help="Files, or folders with one series each.", show_default=False),
     ],
     out: Annotated[
         Path, typer.Option(help="Folder for beamtime.yaml and what it needs.", show_default=False)
     ],
+    energy_ev: Annotated[
+        float | None, typer.Option(help="Photon energy [eV], where the files do not say it.")
+    ] = None,
+    pixel_size_m: Annotated[
+        float | None, typer.Option(help="Pixel size [m], where the files do not say it.")
+    ] = None,
+    angles_file: Annotated[
+        Path | None, typer.Option(help="Table of angles, where the files do not hold them.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Name of the data in the files, where there is a choice.")
+    ] = None,
 ) -> None:
-    """Write a beamtime.yaml for data that were published by others.
+    """Write a beamtime.yaml for data that others laid out.
 
-    The data stay where they are; the beamtime file points to them.
+    The data stay where they are; the beamtime file points to them. A note on stderr, and in the
+    file, names every field that the files do not tell and you have to fill in.
     """
-    from pipeline.io import importers
+    from pipeline.io.import_folder import import_folder
 
-    if data_format is ImportFormat.resire_v:
-        path, notes = importers.import_resire_v(paths, out)
-    else:
-        path, notes = importers.import_xldot_public(paths, out)
+    path, notes = import_folder(
+        data_format.value,
+        paths,
+        out,
+        energy_ev=energy_ev,
+        pixel_size_m=pixel_size_m,
+        angles_file=angles_file,
+        dataset=dataset,
+    )
     for note in notes:
         typer.echo(f"note: {note}", err=True)
     typer.echo(path)

@@ -108,7 +108,12 @@ class Layout:
 
     def off_resonance(self) -> list[Group]:
         """Scalar groups whose phase gives the electron density."""
-        return [group for group in self.with_kind(None) if not group.members[0].energy.resonant]
+        first = {group.name: group.members[0] for group in self.with_kind(None)}
+        return [
+            group
+            for group in self.with_kind(None)
+            if not first[group.name].energy.resonant and not first[group.name].absorbing
+        ]
 
     def wants(self, product: Product) -> bool:
         """Whether a product is asked for, or nothing in particular."""

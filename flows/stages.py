@@ -40,6 +40,7 @@ from pipeline.io.stacks import (
     save_phase,
 )
 from pipeline.plan import contrast_weights, nominal_rotations
+from pipeline.preprocess.optical_density import prepare_optical_density
 from pipeline.preprocess.prepare import prepare_series
 from pipeline.preprocess.resample import SAME_SCALE, fourier_resample
 from pipeline.progress import ProgressCallback, silent
@@ -132,7 +133,20 @@ def prepare(
         )
     picked = preview_indices(len(angles))
     shown: dict[int, NDArray[np.float32]] = {}
-    if series.state == "raw":
+    if series.state == "raw" and series.absorbing:
+        stack = prepare_optical_density(
+            _watched(read_series(series, folder), picked, shown),
+            angles,
+            info.pixel_size_m,
+            series.energy.known_ev,
+            target_pixel_m,
+            kind="amplitude" if series.quantity == "amplitude" else "intensity",
+            resample=resample,
+            phase=phase,
+            progress=progress,
+            stage="optical density",
+        )
+    elif series.state == "raw":
         stack = prepare_series(
             _watched(read_series(series, folder), picked, shown),
             angles,
@@ -165,10 +179,11 @@ def preview_indices(n: int) -> list[int]:
 def _watched(
     frames: Iterable[NDArray[Any]], picked: Sequence[int], shown: dict[int, NDArray[np.float32]]
 ) -> Iterator[NDArray[Any]]:
-    """Pass frames on, keeping the phase of those that are to be shown."""
+    """Pass frames on, keeping what is to be shown: the phase of complex frames, or the values."""
     for index, frame in enumerate(frames):
         if index in picked:
-            shown[index] = np.angle(frame).astype(np.float32)
+            seen = np.angle(frame) if np.iscomplexobj(frame) else frame
+            shown[index] = seen.astype(np.float32)
         yield frame
 
 
@@ -450,16 +465,23 @@ def solve_orientation(
     settings: OrientationSettings,
     seed: int,
     half: int | None = None,
+    like: Path | None = None,
     problem: Problem = in_process,
     progress: ProgressCallback = silent,
 ) -> None:
     """Crystal axes from linear dichroism; of half of the data for their uncertainty.
 
-    Writes `fields.npz` (`tensor`, `axis`, `magnitude`, `uniaxiality`) and `residuals.json`.
+    Writes `fields.npz` (`tensor`, `axis`, `magnitude`, `uniaxiality`), `residuals.json`, and the
+    strength of the prior in `strength.json`. With `like`, the strength found for all data is taken
+    over for a half, so that the halves differ from the whole by their noise alone. Half of the data
+    have twice the noise power, hence twice the strength in units of their own data term.
     """
     from pipeline.reconstruct.orientation import reconstruct_orientation
 
     stack = load_all(stacks, half)
+    if like is not None and settings.smoothness is None:
+        found_strength = float(read_json(like)["smoothness"])
+        settings = settings.model_copy(update={"smoothness": 2.0 * found_strength})
     inside = np.load(support)
     found = reconstruct_orientation(
         stack,
@@ -477,6 +499,7 @@ def solve_orientation(
         uniaxiality=found.uniaxiality,
     )
     write_json(out / "residuals.json", found.residuals)
+    write_json(out / "strength.json", {"smoothness": found.smoothness})
 
 
 def solve_vector(

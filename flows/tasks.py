@@ -148,15 +148,21 @@ def density(
 
 @task(name="orientation", task_run_name="{name}", **OPTIONS)
 def orientation(
-    run: Run, name: str, stacks: Sequence[Path], inside: StepResult, half: int | None = None
+    run: Run,
+    name: str,
+    stacks: Sequence[Path],
+    inside: StepResult,
+    half: int | None = None,
+    whole: StepResult | None = None,
 ) -> StepResult:
-    """Crystal axes, of all data or of one half."""
+    """Crystal axes, of all data or, with the strength that was found for them, of one half."""
     arguments = {
         "stacks": list(stacks),
         "support": inside.path("support.npy"),
         "settings": run.recipe.orientation,
         "seed": run.recipe.seed,
         "half": half,
+        "like": None if whole is None else whole.path("strength.json"),
     }
     return run.solve(name, stages.solve_orientation, arguments, log=get_run_logger().info)
 

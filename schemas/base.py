@@ -65,7 +65,11 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
     model : the model that was being validated; its field names are the candidates for a typo.
     """
     lines = []
-    for item in error.errors(include_url=False):
+    # Unknown keys first: a misspelt key is also missed under its right name.
+    problems = sorted(
+        error.errors(include_url=False), key=lambda item: item["type"] != "extra_forbidden"
+    )
+    for item in problems:
         location = item["loc"]
         if item["type"] == "extra_forbidden":
             key = str(location[-1])

@@ -109,6 +109,12 @@ class Beamtime(StrictModel):
                 f"series '{members[0].name}' and its partners at tilt '{tilt}', {energy:g} eV: "
                 "circular and linear polarisation cannot be mixed in one difference"
             )
+        quantities = {series.quantity for series in members}
+        if len(quantities) > 1:
+            raise ValueError(
+                f"series '{members[0].name}' and its partners at tilt '{tilt}', {energy:g} eV: "
+                f"expected one quantity, found {' and '.join(sorted(quantities))}"
+            )
         labels = [series.polarisation.label for series in members]
         partner = {"LH": "LV", "LV": "LH", "C+": "C-", "C-": "C+"}
         for series, label in zip(members, labels, strict=True):

@@ -80,7 +80,11 @@ def _orientation(maps: OrientationMap) -> dict[str, Figure]:
         # Zero stands for voxels whose uncertainty was not asked for.
         middle, spread = _median(maps.uncertainty_deg[inside & (maps.uncertainty_deg > 0)])
         figures["orientation_uncertainty"] = Figure(
-            middle, "degree", spread, "Median rms uncertainty of the axis, from half sets."
+            middle,
+            "degree",
+            spread,
+            "Median rms uncertainty of the axis, "
+            "from half sets: noise alone; alignment, prior and resolution are not in it.",
         )
     tensor = axis_tensor(maps.axis[:, inside]).mean(axis=1)
     eigen = np.linalg.eigvalsh(

@@ -197,7 +197,8 @@ def _orientation(data: ResultData) -> str:
                 ),
                 "Histogram of the uncertainty of the axis",
                 "Uncertainty (rms angle) of each voxel's axis, from two reconstructions with half "
-                "of the projections each.",
+                "of the projections each: noise alone. Alignment, prior and resolution, which "
+                "the halves share, are not in it.",
             )
         )
     parts.append("</div>")
