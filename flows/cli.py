@@ -252,9 +252,10 @@ def run(
     loaded = load_beamtime(beamtime)  # Refused before a server or a folder is made.
     settings = _with_cluster(load_recipe(recipe), cluster)
     from flows.environment import prefect_server
-    from pipeline.plan import inspect_all
+    from pipeline.plan import check_pixel_sizes, inspect_all
 
-    inspect_all(loaded.beamtime, loaded.folder)
+    infos = inspect_all(loaded.beamtime, loaded.folder)
+    check_pixel_sizes(loaded.beamtime, infos, settings.resample)
     if out.exists() and not out.is_dir():
         raise InputError("exists and is not a folder", path=out)
     with prefect_server():

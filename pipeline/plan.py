@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from pipeline.errors import DichrotomoError, InputError
 from pipeline.io import reader_for
 from pipeline.io.beamtime import kept_indices, series_angles
 from pipeline.io.raw import SeriesInfo, inspect_series, load_rotations
+from pipeline.preprocess.resample import SAME_SCALE
 from pipeline.progress import Progress, ProgressCallback, silent
 from pipeline.stacks import Contrast
 from pipeline.tomography.contrast import (
@@ -29,7 +30,7 @@ from pipeline.tomography.contrast import (
 )
 from pipeline.tomography.geometry import series_rotations
 from schemas.beamtime import Beamtime
-from schemas.recipe import Recipe
+from schemas.recipe import Recipe, ResampleSettings
 from schemas.series import Series
 
 DIRECTIONS = 400
@@ -183,6 +184,10 @@ def make_plan(
             if plan.bad_frames:
                 problems.append(_bad_frames_line(series, plan.bad_frames))
         progress(Progress("check", done, len(beamtime.series)))
+    try:
+        check_pixel_sizes(beamtime, infos, recipe.resample)
+    except InputError as error:
+        problems.append(str(error))
     if problems:
         return Plan(plans, [], None, problems)
     geometry = []
@@ -209,6 +214,34 @@ def inspect_all(beamtime: Beamtime, folder: Path) -> dict[str, SeriesInfo]:
                 field=f"series '{second.name}'",
             )
     return infos
+
+
+def check_pixel_sizes(
+    beamtime: Beamtime, infos: Mapping[str, SeriesInfo], settings: ResampleSettings
+) -> None:
+    """Refuse what only resampling could bring together, where it is switched off.
+
+    Raises
+    ------
+    InputError : two series that are to be prepared have different pixel sizes, or one has another
+        than the recipe asks for.
+    """
+    if settings.enabled:
+        return
+    wanted, source = settings.pixel_size_m, "the recipe's resample.pixel_size_m"
+    for series in beamtime.series:
+        info = infos.get(series.name)
+        found = None if info is None else info.pixel_size_m
+        if series.state not in ("raw", "phase") or found is None:
+            continue
+        if wanted is None:
+            wanted, source = found, f"series '{series.name}'"
+        if abs(found / wanted - 1.0) >= SAME_SCALE:
+            raise InputError(
+                f"pixel size {found:g} m differs from {wanted:g} m of {source}, and "
+                "resample.enabled is false",
+                field=f"series '{series.name}'",
+            )
 
 
 def _bad_frames_line(series: Series, bad: Sequence[int]) -> str:

@@ -133,3 +133,17 @@ def test_the_cluster_option_replaces_the_recipes() -> None:
     assert (chosen.kind, chosen.address) == ("address", "tcp://127.0.0.1:8786")
     assert commands._with_cluster(Recipe(), "none").cluster.kind == "none"
     assert commands._with_cluster(Recipe(), None) == Recipe()
+
+
+def test_two_pixel_sizes_without_resampling(tiny: Path, tmp_path: Path, cli: Call) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("resample: {enabled: false}")
+    line = (
+        "error: series 'offres': pixel size 3.129e-08 m differs from 3.091e-08 m of series "
+        "'tilt1_lh', and resample.enabled is false"
+    )
+    done = cli("run", tiny, "--out", tmp_path / "out", "--recipe", recipe)
+    assert (done.returncode, done.stderr.strip()) == (1, line)
+    assert not (tmp_path / "out").exists()
+    done = cli("check", tiny, "--recipe", recipe, "--no-scan")
+    assert (done.returncode, done.stderr.strip()) == (1, line)
