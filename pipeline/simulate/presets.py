@@ -53,7 +53,7 @@ class Preset:
     n_off_resonance: int
     grain_diameter_px: float
     rays_per_pixel: int = 5
-    rays_per_half_pixel: int = 2
+    rays_per_half_pixel: int = 5
     blur_px: float = 0.5
     shift_px: float = 4.0
     ramp_cycles: float = 1.0

@@ -15,6 +15,7 @@ STEP = 0.5
 
 _BITS = 32
 _ONE = float(1 << _BITS)
+_GOLDEN = 0.6180339887498949
 
 
 @numba.njit(parallel=True, cache=True)
@@ -31,14 +32,21 @@ def _march(
     n_values = table.shape[1]
     size = np.array([nx, ny, nz], np.float64)
     along = rotation[2]
+    # Neighbouring columns see an edge that lies along the rows at other places, and the other way
+    # round: with the same few rays in all of them, the edge would move in steps.
+    stagger = 1.0 / rays.shape[0]
     for row in numba.prange(out.shape[1]):
         start = np.empty(3)
         total = np.empty(n_values)
         for col in range(out.shape[2]):
             total[:] = 0.0
             for ray in range(rays.shape[0]):
-                lab_y = (row - origin[0] + rays[ray, 0]) * pixel
-                lab_x = (col - origin[1] + rays[ray, 1]) * pixel
+                lab_y = (
+                    row - origin[0] + rays[ray, 0] + stagger * ((col * _GOLDEN) % 1.0 - 0.5)
+                ) * pixel
+                lab_x = (
+                    col - origin[1] + rays[ray, 1] + stagger * ((row * _GOLDEN) % 1.0 - 0.5)
+                ) * pixel
                 enter, leave = -1e30, 1e30
                 for axis in range(3):
                     # Columns of R^T: where the ray runs in the sample; +0.5 makes floor nearest.

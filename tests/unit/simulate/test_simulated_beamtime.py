@@ -128,7 +128,7 @@ def test_a_transmission_is_band_limited() -> None:
     there = clean_transmission(SMALL, phantom, moved, 0) - 1.0
     shifted = scipy.ndimage.fourier_shift(np.fft.fft2(here), (0.3, -0.4))
     error = np.fft.ifft2(shifted) - there
-    # 0.009: the label map's steps as the rays meet them. Pixels with sharp edges give 0.075.
+    # 0.008: the rays are few. Pixels with sharp edges give 0.075.
     assert np.linalg.norm(error) < 0.01 * np.linalg.norm(here)
 
 
