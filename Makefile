@@ -2,6 +2,7 @@
 #
 #   make demo    simulate a beamtime, process it, score it against the known truth
 #   make test    formatting, lint, types, and the whole test suite
+#   make bench   the figures of alignment and preprocessing; BENCH=tiny|demo|paper
 #   make lock    write constraints.txt anew from the newest versions that pyproject.toml allows
 #   make clean   remove the demo and the environment
 
@@ -10,8 +11,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 SEED ?= 1
+BENCH ?= demo
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test lint bench lock clean
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -41,6 +43,10 @@ lint: $(VENV)/.dev
 
 test: lint
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(VENV)/.dev
+	@$(BIN)/python tests/benchmarks/preprocessing.py --size $(if $(filter paper,$(BENCH)),paper,tiny)
+	@$(BIN)/python tests/benchmarks/alignment.py --size $(BENCH)
 
 lock:
 	@rm -rf build/lock

@@ -119,8 +119,8 @@ def align_and_assemble(run: Run) -> Assembled:
 
 def reconstruct(run: Run, data: Assembled) -> Parts:
     """The scalar channel gives the support, the off-resonance series the density, the differenced
-    projections the axis (with its uncertainty from two halves) or the magnetisation; grains follow
-    from the axis."""
+    projections the axis (with its uncertainty from a twin of the data) or the magnetisation; grains
+    follow from the axis."""
     layout = run.layout
     scalars = data.stacks("scalar")
     volume = tasks.scalar(run, scalars) if scalars else None
@@ -139,7 +139,8 @@ def reconstruct(run: Run, data: Assembled) -> Parts:
             tasks.orientation(run, f"orientation-half-{half}", linear, inside, half, whole)
             for half in (0, 1)
         ]
-        assessed = tasks.assess_orientation(run, whole, halves, inside, dense)
+        twin = tasks.twin(run, linear, whole, inside)
+        assessed = tasks.assess_orientation(run, whole, halves, twin, inside, dense)
         if layout.wants("grains"):
             found_grains = tasks.grains(run, whole, assessed, dense)
     if layout.has("circular") and layout.wants("magnetisation"):

@@ -37,7 +37,9 @@ from pipeline.io.products import (
     ScalarMap,
     SeriesAlignment,
     SeriesPreview,
+    SeriesQuality,
 )
+from pipeline.io.quality import read_quality
 from pipeline.io.results import write_result, write_summary
 from pipeline.progress import ProgressCallback, silent
 from pipeline.reconstruct.scalar import reconstruct_scalar
@@ -132,11 +134,12 @@ def assess_orientation(
     out: Path,
     fields: Path,
     halves: Sequence[Path],
+    twin: Path,
     support: Path,
     density_file: Path | None,
     materials: Sequence[Material],
 ) -> None:
-    """Uncertainty of the axis from two halves of the data.
+    """Uncertainty of the axis from a twin of the data, and noise from two halves.
 
     Writes `assessment.npz`: `uncertainty_deg`, `mask` (voxels that carry an orientation), `noise`
     of the tensor, and `first`, `second`: the tensors of the halves.
@@ -144,16 +147,16 @@ def assess_orientation(
     inside = np.load(support)
     with np.load(fields) as whole:
         mask = dichroic_mask(inside, density_file, whole["magnitude"], materials)
-    loaded = [np.load(path) for path in halves]
-    try:
-        axes = [file["axis"] for file in loaded]
-        tensors = [file["tensor"] for file in loaded]
-    finally:
-        for file in loaded:
-            file.close()
+        axis = whole["axis"]
+    tensors = []
+    for path in halves:
+        with np.load(path) as half:
+            tensors.append(half["tensor"])
+    with np.load(twin) as known:
+        uncertainty = orientation_uncertainty(axis, known["axis"], mask)
     np.savez(
         out / "assessment.npz",
-        uncertainty_deg=orientation_uncertainty(axes[0], axes[1], mask),
+        uncertainty_deg=uncertainty,
         mask=mask,
         noise=half_set_noise(tensors[0][:, mask], tensors[1][:, mask]),
         first=tensors[0],
@@ -252,6 +255,7 @@ RESULT_FILES = (
     "preview.npz",
     "alignment.npz",
     "motion.npz",
+    "quality.npz",
 )
 
 
@@ -286,6 +290,7 @@ def gather(parts: Parts, provenance: Provenance) -> ResultData:
         grains=grain_map,
         resolution=resolution,
         alignment=_alignments(parts),
+        quality=_quality(parts),
         mountings=_mountings(parts),
         residuals=_residuals(parts),
         previews=_previews(parts),
@@ -384,6 +389,10 @@ def _alignments(parts: Parts) -> dict[str, SeriesAlignment]:
                     arrays[f"shifts_{index}"], arrays["angles_deg"], arrays["updates"]
                 )
     return found
+
+
+def _quality(parts: Parts) -> dict[str, SeriesQuality]:
+    return {name: read_quality(folder / "quality.npz") for name, folder in parts.prepared.items()}
 
 
 def _mountings(parts: Parts) -> dict[str, Mounting]:

@@ -8,6 +8,7 @@ files, stacks of projections in HDF5.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,10 +30,17 @@ from pipeline.align.pairs import average_pair, register_pair
 from pipeline.align.register import register_volumes
 from pipeline.distribute import InProcessLeastSquares
 from pipeline.errors import InputError
-from pipeline.io.beamtime import series_angles
+from pipeline.io.beamtime import kept_indices, series_angles
 from pipeline.io.hdf5 import open_hdf5
-from pipeline.io.products import UNKNOWN_PIXEL_SIZE_M
-from pipeline.io.raw import inspect_series, load_stack, read_series
+from pipeline.io.products import UNKNOWN_PIXEL_SIZE_M, SeriesQuality
+from pipeline.io.quality import save_quality
+from pipeline.io.raw import (
+    SeriesInfo,
+    inspect_series,
+    load_stack,
+    read_series,
+    sample_series,
+)
 from pipeline.io.stacks import (
     load_differenced,
     load_phase,
@@ -40,10 +48,14 @@ from pipeline.io.stacks import (
     save_phase,
 )
 from pipeline.plan import contrast_weights, nominal_rotations
-from pipeline.preprocess.optical_density import prepare_optical_density
+from pipeline.preprocess.crop import SAMPLES, Crop, common_crop, describe_crop
+from pipeline.preprocess.optical_density import measure_image, prepare_optical_density
 from pipeline.preprocess.prepare import prepare_series
+from pipeline.preprocess.quality import QUALITY, matter_note, score_measures
 from pipeline.preprocess.resample import SAME_SCALE, fourier_resample
-from pipeline.progress import ProgressCallback, silent
+from pipeline.progress import Progress, ProgressCallback, silent
+from pipeline.reconstruct.ensemble import twin_of_orientation
+from pipeline.reconstruct.orientation import OrientationResult, reconstruct_orientation
 from pipeline.reconstruct.scalar import find_support, reconstruct_scalar
 from pipeline.reconstruct.vector import projector_scheme, reconstruct_vector
 from pipeline.stacks import AlignedStack, DifferencedStack, PhaseStack
@@ -64,6 +76,8 @@ from schemas.series import Series
 
 PREVIEWS = 3
 """Projections of each series that the report shows."""
+
+_LOG = logging.getLogger(__name__)
 
 MARGIN = 2
 """Voxels left around the support when the volume is cut to it."""
@@ -123,7 +137,8 @@ def prepare(
 ) -> None:
     """Raw projections, or phase images, to a phase stack on the common pixel size.
 
-    Writes `phase.h5` and `preview.npz` (a few projections as they were read).
+    Writes `phase.h5`, `preview.npz` (a few projections as they were read) and `quality.npz`.
+    Complex frames are cut to the part that all of them have measured.
     """
     info = inspect_series(series, folder)
     angles = series_angles(series, folder)
@@ -133,6 +148,7 @@ def prepare(
         )
     picked = preview_indices(len(angles))
     shown: dict[int, NDArray[np.float32]] = {}
+    part = common_crop(sample_series(series, folder, SAMPLES)) if series.frames_complex else None
     if series.state == "raw" and series.absorbing:
         stack = prepare_optical_density(
             _watched(read_series(series, folder), picked, shown),
@@ -141,6 +157,7 @@ def prepare(
             series.energy.known_ev,
             target_pixel_m,
             kind="amplitude" if series.quantity == "amplitude" else "intensity",
+            crop=part,
             resample=resample,
             phase=phase,
             progress=progress,
@@ -153,6 +170,7 @@ def prepare(
             info.pixel_size_m,
             series.energy.known_ev,
             target_pixel_m,
+            crop=part,
             resample=resample,
             phase=phase,
             progress=progress,
@@ -168,6 +186,37 @@ def prepare(
         raw=np.stack([shown[index] for index in picked]),
         angles_deg=angles[picked],
         pixel_size_m=info.pixel_size_m,
+    )
+    quality = _quality(stack, series, info, part)
+    for note in quality.notes:
+        progress(Progress(f"prepare: {note}", len(angles), len(angles)))
+    for word in (*quality.notes, quality.proposal and f"found outliers, {quality.proposal}?"):
+        if word:
+            _LOG.warning("series '%s': %s", series.name, word)
+    save_quality(out / "quality.npz", quality)
+
+
+def _quality(
+    stack: PhaseStack, series: Series, info: SeriesInfo, part: Crop | None
+) -> SeriesQuality:
+    """What the measures that were taken on the way say about each projection and the series."""
+    measures = np.stack([stack.diagnostics[name] for name in QUALITY], axis=1)
+    unit = "" if series.absorbing else "rad"
+    scored = score_measures(measures, stack.angles_deg, unit=unit)
+    notes = []
+    if part is not None:
+        notes.append(describe_crop(part, info.shape))
+    if not series.absorbing:
+        notes.append(matter_note(stack.diagnostics["matter"], stack.diagnostics["noise"]))
+    return SeriesQuality(
+        angles_deg=stack.angles_deg,
+        indices=kept_indices(series, info.n_frames).astype(np.int64),
+        measures=measures,
+        scores=scored.scores,
+        outliers=scored.outliers,
+        reasons=scored.reasons,
+        excluded=tuple(sorted(set(series.exclude))),
+        notes=tuple(note for note in notes if note),
     )
 
 
@@ -195,6 +244,10 @@ def _given_phase(
     series: Series,
     resample: ResampleSettings,
 ) -> PhaseStack:
+    measured = np.array([measure_image(image) for image in data])
+    found = dict(zip(QUALITY, measured.T.copy(), strict=True))
+    found["matter"] = data.mean(axis=(1, 2), dtype=np.float64)
+    found["noise"] = found["quality_noise"]
     if abs(target_m / pixel_m - 1.0) >= SAME_SCALE:
         if not resample.enabled:
             raise InputError(
@@ -203,7 +256,7 @@ def _given_phase(
                 field="resample.enabled",
             )
         data = fourier_resample(data, pixel_m, target_m)
-    return PhaseStack(data, angles_deg, target_m, series.energy.known_ev, 0.0, {})
+    return PhaseStack(data, angles_deg, target_m, series.energy.known_ev, 0.0, found)
 
 
 # One mounting ----------------------------------------------------------------------------------
@@ -222,6 +275,8 @@ def align(
     pair: NDArray[np.float64] | None = None
     if len(phases) == 2:
         second = load_phase(phases[1])
+        first, second = one_shape(first, second)
+        data = first.data
         pair = np.zeros((len(data), 2))
         if settings.enabled:
             pair = register_pair(first, second, progress, stage="pair")
@@ -234,11 +289,39 @@ def align(
         "levels": found.levels,
         "converged": np.array(found.converged),
         "angles_deg": first.angles_deg,
+        "turns_rad": found.turns_rad,
+        "scales": found.scales,
+        "axis_tilt_deg": np.array(found.axis_tilt_deg),
+        "partial": found.partial,
     }
     if pair is not None:
-        arrays["shifts_1"] = found.shifts + pair
+        arrays["shifts_1"] = found.shifts + _turned(pair, found.turns_rad, found.scales)
     np.savez(out / "alignment.npz", **arrays)  # type: ignore[arg-type]
     np.save(out / "volume.npy", found.volume)
+
+
+def one_shape(first: PhaseStack, second: PhaseStack) -> tuple[PhaseStack, PhaseStack]:
+    """Partners whose borders were cropped differently, about their centre pixels.
+
+    Their registration finds how these lie to each other, and shifts hold for the whole frames too.
+    """
+    one, two = first.data.shape[1:], second.data.shape[1:]
+    if one == two:
+        return first, second
+    shape = min(one[0], two[0]), min(one[1], two[1])
+    return (
+        replace(first, data=fit_shape(first.data, shape)),
+        replace(second, data=fit_shape(second.data, shape)),
+    )
+
+
+def _turned(
+    shifts: NDArray[np.float64], turns_rad: NDArray[np.float64], scales: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Shifts `(dy, dx)` of frames as they are after the frames were turned from x towards y."""
+    cosine, sine = scales * np.cos(turns_rad), scales * np.sin(turns_rad)
+    dy, dx = shifts.T
+    return np.stack([sine * dx + cosine * dy, cosine * dx - sine * dy], axis=1)
 
 
 def register(
@@ -298,7 +381,17 @@ def assemble(
         for index, path in enumerate(phases):
             shifts = found[f"shifts_{index}"]
             turned = rotation @ np.asarray(base)
-            placed.append(place(load_phase(path), shifts, turned, shift, (shape[0], shape[1])))
+            placed.append(
+                place(
+                    load_phase(path),
+                    shifts,
+                    turned,
+                    shift,
+                    (shape[0], shape[1]),
+                    turns_rad=found["turns_rad"],
+                    scales=found["scales"],
+                )
+            )
     _write_group(out, placed, kind, degree)
 
 
@@ -469,19 +562,20 @@ def solve_orientation(
     problem: Problem = in_process,
     progress: ProgressCallback = silent,
 ) -> None:
-    """Crystal axes from linear dichroism; of half of the data for their uncertainty.
+    """Crystal axes from linear dichroism; of half of the data for the resolution.
 
-    Writes `fields.npz` (`tensor`, `axis`, `magnitude`, `uniaxiality`), `residuals.json`, and the
-    strength of the prior in `strength.json`. With `like`, the strength found for all data is taken
-    over for a half, so that the halves differ from the whole by their noise alone. Half of the data
-    have twice the noise power, hence twice the strength in units of their own data term.
+    Writes `fields.npz` (`tensor`, `axis`, `magnitude`, `uniaxiality`), `residuals.json`, and
+    `found.json`: the strength of the prior and the sign of the dichroism. Of a half, only the
+    tensor is wanted: linear in the data, with the strength that was found for all data (`like`), so
+    that the halves differ by their noise alone. Half of the data have twice the noise power, hence
+    twice the strength in units of their own data term.
     """
-    from pipeline.reconstruct.orientation import reconstruct_orientation
-
     stack = load_all(stacks, half)
-    if like is not None and settings.smoothness is None:
-        found_strength = float(read_json(like)["smoothness"])
-        settings = settings.model_copy(update={"smoothness": 2.0 * found_strength})
+    if like is not None and settings.method == "tensor":
+        smoothness = settings.smoothness
+        if smoothness is None:
+            smoothness = 2.0 * float(read_json(like)["smoothness"])
+        settings = settings.model_copy(update={"smoothness": smoothness, "refine_iterations": 0})
     inside = np.load(support)
     found = reconstruct_orientation(
         stack,
@@ -491,6 +585,45 @@ def solve_orientation(
         problem=problem(stack, inside.shape),
         progress=progress,
     )
+    _save_orientation(out, found)
+
+
+def solve_twin(
+    out: Path,
+    stacks: Sequence[Path],
+    fields: Path,
+    like: Path,
+    support: Path,
+    settings: OrientationSettings,
+    seed: int,
+    problem: Problem = in_process,
+    progress: ProgressCallback = silent,
+) -> None:
+    """Crystal axes of a twin of the measurement that is made of the result `fields`.
+
+    Writes what `solve_orientation` writes.
+    """
+    inside = np.load(support)
+    with np.load(fields) as known:
+        twin = twin_of_orientation(
+            load_all(stacks),
+            known["axis"],
+            known["magnitude"],
+            int(read_json(like)["sign"]),
+            np.random.default_rng([seed, 1]),
+        )
+    found = reconstruct_orientation(
+        twin,
+        inside,
+        settings,
+        seed=seed,
+        problem=problem(twin, inside.shape),
+        progress=progress,
+    )
+    _save_orientation(out, found)
+
+
+def _save_orientation(out: Path, found: OrientationResult) -> None:
     np.savez(
         out / "fields.npz",
         tensor=found.tensor,
@@ -499,7 +632,7 @@ def solve_orientation(
         uniaxiality=found.uniaxiality,
     )
     write_json(out / "residuals.json", found.residuals)
-    write_json(out / "strength.json", {"smoothness": found.smoothness})
+    write_json(out / "found.json", {"smoothness": found.smoothness, "sign": found.sign})
 
 
 def solve_vector(

@@ -162,9 +162,24 @@ def orientation(
         "settings": run.recipe.orientation,
         "seed": run.recipe.seed,
         "half": half,
-        "like": None if whole is None else whole.path("strength.json"),
+        "like": None if whole is None else whole.path("found.json"),
     }
     return run.solve(name, stages.solve_orientation, arguments, log=get_run_logger().info)
+
+
+@task(name="orientation twin", **OPTIONS)
+def twin(run: Run, stacks: Sequence[Path], whole: StepResult, inside: StepResult) -> StepResult:
+    """Crystal axes of a twin of the measurement, for their uncertainty."""
+    arguments = {
+        "stacks": list(stacks),
+        "fields": whole.path("fields.npz"),
+        "like": whole.path("found.json"),
+        "support": inside.path("support.npy"),
+        "settings": run.recipe.orientation,
+        "seed": run.recipe.seed,
+    }
+    log = get_run_logger().info
+    return run.solve("orientation-twin", stages.solve_twin, arguments, log=log)
 
 
 @task(name="magnetisation", **OPTIONS)
@@ -184,6 +199,7 @@ def assess_orientation(
     run: Run,
     whole: StepResult,
     halves: Sequence[StepResult],
+    twinned: StepResult,
     inside: StepResult,
     dense: StepResult | None,
 ) -> StepResult:
@@ -191,6 +207,7 @@ def assess_orientation(
     arguments = {
         "fields": whole.path("fields.npz"),
         "halves": [half.path("fields.npz") for half in halves],
+        "twin": twinned.path("fields.npz"),
         "support": inside.path("support.npy"),
         "density_file": None if dense is None else dense.path("density.npz"),
         "materials": list(run.layout.beamtime.sample.materials),

@@ -55,7 +55,7 @@ class AlignSettings(StrictModel):
 
     refine_axis: bool = True
     """Correct a measured tilt of the rotation axis against the detector's columns, where it moves
-    content by more than a twentieth of a pixel; smaller ones are reported only."""
+    content by more than a tenth of a pixel; smaller ones are reported only."""
 
     @model_validator(mode="after")
     def _descending(self) -> AlignSettings:

@@ -47,6 +47,11 @@ class Series(StrictModel):
     """True where matter has positive phase in the files: frames are conjugated, phase images
     negated, when they are read. The programs known to us store negative phase."""
 
+    rows: Literal["up", "down"] = "up"
+    """Which way the rows of an image run in the files: `up`, the first row is at the bottom (+y is
+    up, as everywhere here), or `down`, the first row is at the top, as most cameras and TIFF files
+    have it. Wrong rows mirror the sample, which tilted mountings then contradict."""
+
     files: list[str] = Field(min_length=1)
     """Files or glob patterns (sorted by name), relative to the beamtime file."""
 

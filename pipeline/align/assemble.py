@@ -13,8 +13,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.align.canvas import Canvas, open_borders
 from pipeline.errors import GeometryError, InputError
-from pipeline.preprocess.resample import SAME_SCALE, shift_frames
+from pipeline.preprocess.resample import SAME_SCALE
 from pipeline.stacks import AlignedStack, DifferencedStack, PhaseStack
 from pipeline.tomography.contrast import circular_weights, linear_difference_weights, scalar_weights
 from pipeline.tomography.geometry import rotation_y, rotation_z
@@ -42,6 +43,9 @@ def place(
     base: NDArray[np.float64],
     translation: NDArray[np.float64] | None = None,
     shape: tuple[int, int] | None = None,
+    *,
+    turns_rad: NDArray[np.float64] | None = None,
+    scales: NDArray[np.float64] | None = None,
 ) -> AlignedStack:
     """Bring every frame of a series into the sample's frame.
 
@@ -52,17 +56,71 @@ def place(
     base : (3, 3) rotation from the sample to the frame that turns about y in this series.
     translation : (3,) place `(x, y, z)` of the sample's origin in that turning frame [pixel], the
         `shift` of the registration; none for the reference mounting.
-    shape : frame shape of the result, cut or filled with air about the centre pixel.
+    shape : frame shape of the result, cut or filled with zero about the centre pixel; that of the
+        stack if None.
+    turns_rad, scales : (n,) in-plane rotation [rad] and magnification of each frame before its
+        shift; none where they are absent.
 
     Returns
     -------
-    Stack with rotations `R_y(theta) base`.
+    Stack with rotations `R_y(theta) base`; zero where nothing was measured (`measured_pixels`).
 
     Raises
     ------
     GeometryError
         If there is not one shift for each frame.
     """
+    total, turns = _total_shifts(stack, shifts, translation)
+    canvas, turning = _canvas(stack, shape, turns_rad, scales)
+    data, _ = canvas.place(total, *turning)
+    rotations = turns @ np.asarray(base, np.float64)
+    return AlignedStack(data, rotations, stack.pixel_size_m, stack.energy_ev, stack.noise)
+
+
+def measured_pixels(
+    stack: PhaseStack,
+    shifts: NDArray[np.float64],
+    translation: NDArray[np.float64] | None = None,
+    shape: tuple[int, int] | None = None,
+    *,
+    turns_rad: NDArray[np.float64] | None = None,
+    scales: NDArray[np.float64] | None = None,
+) -> NDArray[np.float32] | None:
+    """Pixel weights of a placed series: zero where the sample goes on beyond the field.
+
+    Air beyond a border that shows air is known, and counts as measured.
+
+    Parameters
+    ----------
+    stack, shifts, translation, shape, turns_rad, scales : as for `place`.
+
+    Returns
+    -------
+    (n, ny, nx) float32 of zeros and ones; None where the field holds the whole sample, always.
+
+    Raises
+    ------
+    GeometryError
+        If there is not one shift for each frame.
+    """
+    total, _ = _total_shifts(stack, shifts, translation)
+    canvas, turning = _canvas(stack, shape, turns_rad, scales)
+    canvas.borders = open_borders(-stack.data)
+    if not canvas.borders.any():
+        return None
+    _, seen = canvas.place(total, *turning)
+    weights = np.ones(canvas.shape, np.float32)
+    for index, part in enumerate(seen):
+        unknown = canvas.unknown(index, part)
+        if unknown is not None:
+            weights[index, unknown] = 0.0
+    return weights
+
+
+def _total_shifts(
+    stack: PhaseStack, shifts: NDArray[np.float64], translation: NDArray[np.float64] | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Shifts with the place of the sample taken out, and the turn about y of each frame."""
     if shifts.shape != (len(stack.data), 2):
         raise GeometryError(f"place: expected shifts ({len(stack.data)}, 2), found {shifts.shape}")
     turns = np.stack([rotation_y(angle) for angle in np.deg2rad(stack.angles_deg)])
@@ -70,11 +128,22 @@ def place(
     if translation is not None:
         lab = turns @ np.asarray(translation, np.float64)
         total -= lab[:, [1, 0]]
-    data = shift_frames(stack.data, total)
-    if shape is not None:
-        data = fit_shape(data, shape)
-    rotations = turns @ np.asarray(base, np.float64)
-    return AlignedStack(data, rotations, stack.pixel_size_m, stack.energy_ev, stack.noise)
+    return total, turns
+
+
+def _canvas(
+    stack: PhaseStack,
+    shape: tuple[int, int] | None,
+    turns_rad: NDArray[np.float64] | None,
+    scales: NDArray[np.float64] | None,
+) -> tuple[Canvas, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    n, ny, nx = stack.data.shape
+    height, width = shape or (ny, nx)
+    turning = (
+        np.zeros(n) if turns_rad is None else turns_rad,
+        np.ones(n) if scales is None else scales,
+    )
+    return Canvas(stack.data, np.zeros((n, 4), np.bool_), width, height), turning
 
 
 def fit_shape(data: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:

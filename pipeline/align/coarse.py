@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.align.pairs import register_frame
 from pipeline.errors import InputError
 
 AIR_LEVEL = 0.05
 """Phase below this fraction of the sample's is air to the centre of mass."""
+
+ANCHOR = 0.3
+"""Weight of a centre of mass against the registration of two neighbours, which see the outline turn
+and are off by less."""
 
 
 def coarse_shifts(matter: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -52,6 +59,49 @@ def coarse_shifts(matter: NDArray[np.float32]) -> NDArray[np.float64]:
         shifts[:, 0] = 0.0
     shifts[:, 0] += profile_shifts(profiles, shifts[:, 0])
     return shifts
+
+
+def chained_shifts(
+    matter: NDArray[np.float32],
+    angles: NDArray[np.float64],
+    leaves: NDArray[np.bool_],
+    start: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Shifts along x where the sample leaves the field at one side: each frame onto the next.
+
+    Frames that hold the whole sample stand where their centre of mass puts them; the others are
+    chained to them by the registration of neighbours in angle, which sees what both show.
+
+    Parameters
+    ----------
+    matter : (n, ny, nx) float32, matter positive.
+    angles : (n,) rotation about y [rad].
+    leaves : (n,) bool, whether the sample leaves the field at low or high x.
+    start : (n, 2) `(dy, dx)` of the centre of mass [pixel].
+
+    Returns
+    -------
+    (n,) float64 dx to add [pixel]. Without a frame that shows all, up to a constant.
+    """
+    n = len(matter)
+    order = np.argsort(angles, kind="stable")
+    rows, values = [], []
+    for first, second in pairwise(order):
+        step = register_frame(matter[first], matter[second])[1]
+        row = np.zeros(n)
+        row[second], row[first] = 1.0, -1.0
+        rows.append(row)
+        values.append(step)
+    whole = np.flatnonzero(~leaves)
+    for index in whole:
+        row = np.zeros(n)
+        row[index] = ANCHOR
+        rows.append(row)
+        values.append(ANCHOR * start[index, 1])
+    if not whole.size:
+        rows.append(np.full(n, 1.0 / n))
+        values.append(0.0)
+    return np.linalg.lstsq(np.array(rows), np.array(values), rcond=None)[0]
 
 
 def profile_shifts(

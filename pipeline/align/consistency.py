@@ -7,49 +7,58 @@ so that what the ramp removal left over does not move the frame.
 
 What cannot be seen in one series is the rigid translation of the sample, `a cos θ + b sin θ` along
 x and a constant along y. It is fixed by putting the sample's centre of mass on the origin: on the
-rotation axis, at the centre row. An offset of the axis from the frame's centre is seen and removed.
+rotation axis, at the centre row. An offset of the axis from the frame's centre, and its tilt
+against the detector's columns, are seen and removed.
+
+Where the sample leaves the field, the canvas is as wide as the sample, and what a frame did not
+measure is made up by the volume that the measured pixels of all frames explain.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from pipeline.align.coarse import coarse_shifts
+from pipeline.align.canvas import HIGH_X, LOW_X, Canvas, for_each, open_borders
+from pipeline.align.coarse import chained_shifts, coarse_shifts
+from pipeline.align.explain import Tomograph, Unknown, centre_of_mass, explain, half_width
+from pipeline.align.motion import Mixing, alignment_residual, rigid_motion, seen_motion
 from pipeline.align.pairs import band_pass
 from pipeline.errors import ConvergenceError, InputError
-from pipeline.preprocess.resample import fourier_resample, shift_frames
+from pipeline.preprocess.resample import fourier_resample
 from pipeline.progress import Progress, ProgressCallback, silent
 from pipeline.tomography.fbp import filtered_back_projection
-from pipeline.tomography.geometry import rotation_y
-from pipeline.tomography.projector import Projector
 from schemas.recipe import AlignSettings
 
-FINE_PX, WIDE_PX = 1.6, 5.0
+__all__ = ["Alignment", "align_series", "alignment_residual"]
+
+FINE_PX, WIDE_PX = 1.2, 8.0
 """Frames and model are compared in the band between these two Gaussian blurs [pixel of the level].
 A volume from few angles is complete at low frequencies only, and finer detail follows each frame
 wherever it is; what is broader than an edge is left to dichroism, which changes with the angle."""
 
-CORRECTIONS = 2
-"""Back-projections of the residual inside the support: filtered back-projection alone leaves the
-streaks of few angles, which hold the frames back."""
-
-OUTLINE = 0.15
-"""Density of the support's edge as a fraction of the sample's: low, for light second phases."""
-
-LONGEST_LEAP = 6.0
-"""An accelerated step may be this many times the plain one."""
-
 LEAST_SIZE = 24
 """A frame must keep this many pixels on a side [pixel]; coarser levels are skipped."""
+
+AXIS_REACH, AXIS_STEPS = 0.4, 17
+"""Where the rotation axis is looked for, as a fraction of the frame, and at how many places, when
+no frame shows the whole sample."""
+
+NEAR_PX = 0.5
+"""Frames that the coarsest level finds no further off than this [pixel] need no coarse levels."""
+
+WORTH_TURNING_PX = (0.1, 0.3)
+"""A tilt of the axis that moves content by no more than this is reported and not corrected, since
+turning frames interpolates them [pixel]; the second where the sample leaves the field sideways,
+for what is made up beyond it looks a little like a tilt."""
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """Shifts that make one series consistent.
+    """Motions that make one series consistent.
 
     Attributes
     ----------
@@ -60,6 +69,12 @@ class Alignment:
     residual : (iterations,) float64 rms between frames and reprojections [rad].
     levels : (iterations,) int64 binning of each round.
     converged : whether the finest level ended by its tolerance.
+    turns_rad : (n,) float64 in-plane rotation of each frame before its shift, that takes x towards
+        y [rad]: `move_frame(frame, dy, dx, turn, scale)`; zero where none is worth correcting.
+    scales : (n,) float64 magnification of each frame.
+    axis_tilt_deg : measured angle of the rotation axis against the detector's columns, positive
+        from y towards -x [degree], corrected or not.
+    partial : (n,) bool, frames in which the sample leaves the field.
     """
 
     shifts: NDArray[np.float64]
@@ -68,6 +83,10 @@ class Alignment:
     residual: NDArray[np.float64]
     levels: NDArray[np.int64]
     converged: bool
+    turns_rad: NDArray[np.float64]
+    scales: NDArray[np.float64]
+    axis_tilt_deg: float
+    partial: NDArray[np.bool_]
 
 
 def align_series(
@@ -77,6 +96,8 @@ def align_series(
     progress: ProgressCallback = silent,
     *,
     stage: str = "align",
+    start: NDArray[np.float64] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Alignment:
     """Find the shift of every frame of a series that turns about y.
 
@@ -84,9 +105,13 @@ def align_series(
     ----------
     stack : (n, ny, nx) float32 phase [rad], matter negative, air at zero.
     angles_rad : (n,) rotation about y [rad], over about half a turn.
-    settings : levels, rounds and tolerance; `enabled: false` returns zero shifts and the volume.
+    settings : levels, rounds, tolerance and model; `enabled: false` returns zero shifts and the
+        volume.
     progress : told after every round; its residual is the largest move [pixel].
     stage : name under which progress is told.
+    start : (n, 2) shifts known from another channel or energy [pixel]; only the finest level then
+        refines them.
+    stop : asked after every round; True keeps what is there, and ends.
 
     Raises
     ------
@@ -98,66 +123,30 @@ def align_series(
     Notes
     -----
     After Odstrčil et al., *Alignment methods for nanotomography with deep subpixel accuracy*,
-    doi 10.1364/OE.27.036637: the iterative refinement by gradients of the model. The support and
-    the offset and slope per frame are added here.
+    doi 10.1364/OE.27.036637: the iterative refinement by gradients of the model. The support, the
+    offset and slope per frame, and what stands in beyond the field are added here.
     """
     settings = settings or AlignSettings()
     angles = np.asarray(angles_rad, np.float64)
-    _check(stack, angles)
-    shifts = np.zeros((len(stack), 2))
-    history = _History(progress, stage, len(settings.levels) * settings.iterations)
-    converged, half_width = True, stack.shape[2]
+    _check(stack, angles, start)
+    series = _Series(stack, angles, settings, _History(progress, stage, settings), stop)
     if settings.enabled:
-        shifts = coarse_shifts(-stack)
-        for binning in _levels(stack.shape[1:], settings.levels):
-            level = _Level(stack, angles, binning)
-            shifts, converged = _align_level(level, shifts, settings, history)
-            half_width = level.half_width * binning
-    aligned = _crop(-shift_frames(stack, shifts), half_width)
-    volume = filtered_back_projection(aligned, angles, "hann")
-    return Alignment(
-        shifts,
-        volume,
-        np.array(history.updates).reshape(-1, len(stack)),
-        np.array(history.residual),
-        np.array(history.levels, np.int64),
-        converged,
-    )
-
-
-def alignment_residual(
-    shifts_found: NDArray[np.float64],
-    shifts_true: NDArray[np.float64],
-    angles_rad: NDArray[np.float64],
-) -> tuple[float, NDArray[np.float64]]:
-    """Error of shifts, apart from the rigid motion that a series cannot see.
-
-    Parameters
-    ----------
-    shifts_found, shifts_true : (n, 2) `(dy, dx)` [pixel], both to be added to the frames.
-    angles_rad : (n,) rotation about y [rad].
-
-    Returns
-    -------
-    rms_px : root mean square over projections and both directions [pixel].
-    residual : (n, 2) float64 what is left of each shift [pixel].
-    """
-    difference = np.asarray(shifts_found, np.float64) - shifts_true
-    residual = _without_rigid_motion(difference, np.asarray(angles_rad, np.float64))
-    return float(np.sqrt(np.mean(residual**2))), residual
+        series.run(start)
+    return series.result()
 
 
 class _History:
     """Record of all rounds, told as they pass."""
 
-    def __init__(self, progress: ProgressCallback, stage: str, total: int) -> None:
-        self.progress, self.stage, self.total = progress, stage, total
+    def __init__(self, progress: ProgressCallback, stage: str, settings: AlignSettings) -> None:
+        self.progress, self.stage = progress, stage
+        self.total = len(settings.levels) * settings.iterations
         self.updates: list[NDArray[np.float64]] = []
         self.residual: list[float] = []
         self.levels: list[int] = []
 
     def add(self, update: NDArray[np.float64], residual: float, level: int) -> None:
-        moved = np.hypot(update[:, 0], update[:, 1])
+        moved = np.linalg.norm(update, axis=1)
         self.updates.append(moved)
         self.residual.append(residual)
         self.levels.append(level)
@@ -165,74 +154,193 @@ class _History:
         self.progress(Progress(self.stage, done, max(done, self.total), float(moved.max())))
 
 
-class _Mixing:
-    """Anderson acceleration of `shifts -> shifts + update`.
-
-    Frames that err together follow each other slowly, because the volume errs with them; from the
-    last few rounds their common way is known, and taken at once.
-
-    Notes
-    -----
-    Walker and Ni, SIAM J. Numer. Anal. 49, 1715 (2011), doi 10.1137/10078356X.
-    """
-
-    DEPTH = 4
-
-    def __init__(self) -> None:
-        self.points: list[NDArray[np.float64]] = []
-        self.updates: list[NDArray[np.float64]] = []
-
-    def next(self, shifts: NDArray[np.float64], update: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Shifts of the next round."""
-        self.points = [*self.points[-self.DEPTH :], shifts.ravel()]
-        self.updates = [*self.updates[-self.DEPTH :], update.ravel()]
-        step = update.ravel()
-        if len(self.points) > 2:
-            d_points = np.diff(np.array(self.points), axis=0).T
-            d_updates = np.diff(np.array(self.updates), axis=0).T
-            gamma = np.linalg.lstsq(d_updates, step, rcond=1e-3)[0]
-            mixed = step - (d_points + d_updates) @ gamma
-            # A mixture that leaps is a misfit of a curved way by a straight one.
-            if np.abs(mixed).max() < LONGEST_LEAP * np.abs(step).max():
-                step = mixed
-        result: NDArray[np.float64] = shifts + step.reshape(shifts.shape)
-        return result
-
-
-class _Level:
-    """Frames of one binning, in matter-positive phase per binned voxel, and their operators."""
+class _Series:
+    """State of the alignment of one series, in pixels of full resolution."""
 
     def __init__(
-        self, stack: NDArray[np.float32], angles: NDArray[np.float64], binning: int
+        self,
+        stack: NDArray[np.float32],
+        angles: NDArray[np.float64],
+        settings: AlignSettings,
+        history: _History,
+        stop: Callable[[], bool] | None,
     ) -> None:
-        ny, nx = stack.shape[1:]
+        self.stack, self.angles, self.settings = stack, angles, settings
+        self.history, self.asked = history, stop
+        n, ny, nx = stack.shape
+        self.lever = 0.25 * (ny + nx)
+        self.motions = np.zeros((n, 4))
+        self.borders = open_borders(-stack) if settings.enabled else np.zeros((n, 4), np.bool_)
+        self.reach = nx // 2
+        if self.borders[:, [LOW_X, HIGH_X]].any():
+            self.reach = nx
+        self.axis_tilt_rad = 0.0
+        self.turning = settings.model == "similarity"
+        self.converged, self.stopped = not settings.enabled, False
+        self.tomograph = Tomograph(angles)
+
+    def run(self, start: NDArray[np.float64] | None) -> None:
+        """All levels, coarse to fine."""
+        levels = _levels(self.stack.shape[1:], self.settings.levels)
+        if start is not None:
+            self.motions[:, :2] = start
+            levels = levels[-1:]
+        else:
+            masses = coarse_shifts(-self.stack)
+            if self._is_aligned(levels[0]):
+                levels = levels[-1:]
+            else:
+                self._start(masses, levels[0])
+        for binning in levels:
+            self._level(binning)
+            if self.stopped:
+                self.converged &= binning == levels[-1]
+                break
+
+    def _is_aligned(self, binning: int) -> bool:
+        """Whether the coarsest level finds nothing to move: the fast path."""
+        if self.borders.any():
+            return False
+        update, _ = self._round(self._canvas(binning), binning, None)
+        if np.abs(update).max() > NEAR_PX:
+            return False
+        self.history.add(update, self.rest, binning)
+        return True
+
+    def _start(self, masses: NDArray[np.float64], binning: int) -> None:
+        """First guess of the shifts, and of the axis where no frame shows the whole sample."""
+        self.motions[:, :2] = masses
+        leaves = np.asarray(self.borders[:, [LOW_X, HIGH_X]].any(axis=1))
+        if not leaves.any():
+            return
+        self.motions[:, 1] = chained_shifts(-self.stack, self.angles, leaves, self.motions[:, :2])
+        if leaves.all():
+            self._find_axis(binning)
+
+    def _find_axis(self, binning: int) -> None:
+        """Place of the rotation axis at which one volume explains the frames best."""
+        canvas = self._canvas(binning)
+        reach = AXIS_REACH * self.stack.shape[2]
+        chained = self.motions[:, 1].copy()
+        middle = 0.0
+        for _ in range(2):
+            found: list[tuple[float, float]] = []
+            for offset in np.linspace(middle - reach, middle + reach, AXIS_STEPS):
+                self.motions[:, 1] = chained + offset
+                self._round(canvas, binning, None)
+                found.append((self.rest, float(offset)))
+            middle, reach = min(found)[1], reach / 6.0
+        self.motions[:, 1] = chained + middle
+
+    def _canvas(self, binning: int) -> Canvas:
+        ny, nx = self.stack.shape[1:]
         shape = (-(-ny // binning), -(-nx // binning))
-        self.frames: NDArray[np.float32] = -fourier_resample(stack, 1.0, float(binning), shape)
-        self.angles, self.binning = angles, binning
-        self.half_width = 0
-        self._projector: Projector | None = None
+        frames = self.stack
+        if binning > 1:
+            frames = fourier_resample(frames, 1.0, float(binning), shape)
+        width = 2 * min(-(-self.reach // binning), shape[1])
+        if not self.borders[:, [LOW_X, HIGH_X]].any():
+            width = min(width, shape[1])
+        return Canvas(frames, self.borders, width)
 
-    def reproject(self, volume: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Projections (n, ny, nx) of a volume (nx, ny, nx)."""
-        if self._projector is None or self._projector.volume_shape != volume.shape:
-            self._projector = Projector(
-                volume.shape,
-                volume.shape[1:],
-                np.stack([rotation_y(angle) for angle in self.angles]),
-                np.ones((len(self.angles), 1)),
+    def _level(self, binning: int) -> None:
+        """Rounds at one binning, and the gauge at its end."""
+        canvas, mixing = self._canvas(binning), Mixing()
+        before: NDArray[np.float32] | None = None
+        self.converged = False
+        for _ in range(self.settings.iterations):
+            update, before = self._round(canvas, binning, before)
+            self._note_axis(update, binning)
+            if not self.turning:
+                update[:, 2:] = 0.0
+            self.motions = mixing.next(self.motions, update)
+            self.history.add(update, self.rest, binning)
+            self._check_field(binning)
+            before = canvas.narrow(before, 2 * half_width(before))
+            self.converged = bool(np.abs(update).max() < self.settings.tolerance_px)
+            self.stopped = self.asked is not None and self.asked()
+            if self.converged or self.stopped:
+                break
+        assert before is not None  # the schema asks for a round at least
+        self.reach = half_width(before) * binning
+        centre = centre_of_mass(before) * binning
+        if self.borders[:, :2].any(axis=1).mean() > 0.5:
+            # Where the sample goes on below or above, its centre is not known.
+            centre[1] = 0.0
+        self.motions[:, :2] -= rigid_motion(centre, self.angles)
+
+    def _round(
+        self, canvas: Canvas, binning: int, before: NDArray[np.float32] | None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """What one volume says about every frame, update (n, 4), and that volume."""
+        moved, seen = canvas.place(
+            self.motions[:, :2] / binning,
+            self.motions[:, 2] / self.lever,
+            np.exp(self.motions[:, 3] / self.lever),
+        )
+        np.negative(moved, out=moved)
+        unknown = [canvas.unknown(index, part) for index, part in enumerate(seen)]
+        volume, model = explain(self.tomograph, moved, unknown, before)
+        self.rest = _misfit(moved, model, seen)
+        update = _steps(moved, model, seen, unknown, self.lever / binning)
+        similarity = self.settings.model == "similarity"
+        return seen_motion(update * binning, self.angles, similarity), volume
+
+    def _note_axis(self, update: NDArray[np.float64], binning: int) -> None:
+        """Keep the axis tilt that was measured; decide whether it is worth turning frames."""
+        tilt = float((self.motions[:, 2] + update[:, 2]).mean())
+        self.axis_tilt_rad = tilt / self.lever
+        worth = WORTH_TURNING_PX[int(self.borders[:, [LOW_X, HIGH_X]].any())]
+        if self.settings.refine_axis and binning == self.settings.levels[-1] and abs(tilt) > worth:
+            self.turning = True
+
+    def _check_field(self, binning: int) -> None:
+        ny, nx = self.stack.shape[1:]
+        gone = np.abs(self.motions[:, :2]) > (ny, nx)
+        if gone.any():
+            frame = int(np.argmax(gone.any(axis=1)))
+            raise ConvergenceError(
+                f"alignment: frame {frame} moved out of the field at binning {binning}"
             )
-        return self._projector.forward(volume[None])
+
+    def result(self) -> Alignment:
+        """What was found, with the tomogram of the frames where they are now."""
+        canvas = self._canvas(1)
+        turns, scales = self.motions[:, 2] / self.lever, np.exp(self.motions[:, 3] / self.lever)
+        moved, seen = canvas.place(self.motions[:, :2], turns, scales)
+        np.negative(moved, out=moved)
+        unknown: Unknown = [canvas.unknown(index, part) for index, part in enumerate(seen)]
+        if any(mask is not None for mask in unknown):
+            volume, _ = explain(self.tomograph, moved, unknown)
+        else:
+            volume = filtered_back_projection(moved, self.angles, "hann")
+        return Alignment(
+            self.motions[:, :2].copy(),
+            volume,
+            np.array(self.history.updates).reshape(-1, len(self.stack)),
+            np.array(self.history.residual),
+            np.array(self.history.levels, np.int64),
+            self.converged,
+            turns,
+            scales,
+            float(np.rad2deg(self.axis_tilt_rad)),
+            np.asarray(self.borders.any(axis=1)),
+        )
 
 
-def _check(stack: NDArray[np.float32], angles: NDArray[np.float64]) -> None:
+def _check(
+    stack: NDArray[np.float32], angles: NDArray[np.float64], start: NDArray[np.float64] | None
+) -> None:
     if stack.ndim != 3 or angles.shape != stack.shape[:1] or len(stack) < 3:
         raise InputError(
             "alignment: expected a stack (n, ny, nx) of at least three frames and n angles, "
             f"found {stack.shape} and {angles.shape}"
         )
-    bad = np.flatnonzero(~np.isfinite(stack).all(axis=(1, 2)))
-    if bad.size:
-        raise InputError(f"alignment: frame {bad[0]} has values that are not finite")
+    if start is not None and start.shape != (len(stack), 2):
+        raise InputError(f"alignment: expected known shifts ({len(stack)}, 2), found {start.shape}")
+    for index, frame in enumerate(stack):
+        if not np.isfinite(frame).all():
+            raise InputError(f"alignment: frame {index} has values that are not finite")
 
 
 def _levels(shape: tuple[int, ...], levels: list[int]) -> list[int]:
@@ -240,127 +348,73 @@ def _levels(shape: tuple[int, ...], levels: list[int]) -> list[int]:
     return [b for b in levels[:-1] if min(shape) // b >= LEAST_SIZE] + levels[-1:]
 
 
-def _crop(frames: NDArray[np.float32], half_width: int) -> NDArray[np.float32]:
-    """Columns about the axis that the sample needs; what lies outside is air."""
-    centre = frames.shape[2] // 2
-    low = max(0, centre - half_width)
-    return np.ascontiguousarray(frames[:, :, low : min(frames.shape[2], 2 * centre - low)])
-
-
-def _align_level(
-    level: _Level, shifts: NDArray[np.float64], settings: AlignSettings, history: _History
-) -> tuple[NDArray[np.float64], bool]:
-    """Rounds at one binning, and the gauge at its end."""
-    binning, converged, mixing = level.binning, False, _Mixing()
-    ny, nx = level.frames.shape[1:]
-    level.half_width = nx
-    for _ in range(settings.iterations):
-        moved = _crop(shift_frames(level.frames, shifts / binning), level.half_width)
-        volume, model = _explain(level, moved)
-        residual = float(np.sqrt(np.mean((moved - model) ** 2)))
-        update = _without_rigid_motion(_steps(moved, model, shifts / binning), level.angles)
-        update *= binning
-        shifts = mixing.next(shifts, update)
-        history.add(update, residual, binning)
-        if np.abs(shifts[:, 0]).max() > ny * binning or np.abs(shifts[:, 1]).max() > nx * binning:
-            frame = int(np.argmax(np.abs(shifts).max(axis=1)))
-            raise ConvergenceError(
-                f"alignment: frame {frame} moved out of the field at binning {binning}"
-            )
-        level.half_width = _half_width(volume)
-        if np.abs(update).max() < settings.tolerance_px:
-            converged = True
-            break
-    return shifts - _rigid_motion(_centre_of_mass(volume) * binning, level.angles), converged
-
-
-def _explain(
-    level: _Level, moved: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Volume inside its own support that explains the frames, and its reprojections."""
-    volume = filtered_back_projection(moved, level.angles, "ram-lak")
-    inside = _soft_support(volume)
-    volume *= inside
-    model = level.reproject(volume)
-    for _ in range(CORRECTIONS):
-        volume += filtered_back_projection(moved - model, level.angles, "hann") * inside
-        model = level.reproject(volume)
-    return volume, model
-
-
-def _soft_support(volume: NDArray[np.float32]) -> NDArray[np.float32]:
-    """One inside the sample, zero outside, with an edge of about two voxels."""
-    smooth = ndimage.gaussian_filter(volume, 2.0)
-    peak = float(smooth.max())
-    if peak <= 0:
-        raise InputError("alignment: no matter found; its phase is expected to be negative")
-    typical = float(np.median(smooth[smooth > 0.3 * peak]))
-    inside = ndimage.binary_dilation(smooth > OUTLINE * typical, iterations=2)
-    return ndimage.gaussian_filter(inside.astype(np.float32), 1.0)
-
-
-def _half_width(volume: NDArray[np.float32]) -> int:
-    """Distance from the axis that the sample reaches, with room for the filter's tails."""
-    centre = volume.shape[0] // 2
-    filled = np.abs(volume).max(axis=1) > 0
-    z, x = np.nonzero(filled)
-    return int(max(np.abs(z - centre).max(), np.abs(x - centre).max())) + 8
+def _misfit(
+    moved: NDArray[np.float32], model: NDArray[np.float32], seen: list[tuple[slice, slice]]
+) -> float:
+    """Rms between frames and reprojections where frames were measured."""
+    total, count = 0.0, 0
+    for frame, image, part in zip(moved, model, seen, strict=True):
+        rest = frame[part] - image[part]
+        total += float(np.sum(rest * rest, dtype=np.float64))
+        count += rest.size
+    return float(np.sqrt(total / max(count, 1)))
 
 
 def _steps(
-    moved: NDArray[np.float32], model: NDArray[np.float32], shifts: NDArray[np.float64]
+    moved: NDArray[np.float32],
+    model: NDArray[np.float32],
+    seen: list[tuple[slice, slice]],
+    unknown: Unknown,
+    lever: float,
 ) -> NDArray[np.float64]:
-    """Least-squares shift of every frame towards its model, (n, 2) [pixel of the level]."""
-    ny, nx = moved.shape[1:]
-    y = np.linspace(-1.0, 1.0, ny, dtype=np.float32)[:, None] * np.ones((1, nx), np.float32)
-    x = np.linspace(-1.0, 1.0, nx, dtype=np.float32)[None, :] * np.ones((ny, 1), np.float32)
-    steps = np.zeros((len(moved), 2))
-    for index, (frame, image) in enumerate(zip(moved, model, strict=True)):
-        edges = band_pass(image, FINE_PX, WIDE_PX)
-        rest = band_pass(frame, FINE_PX, WIDE_PX) - edges
-        # The unit of the data must not decide how much the tiny ridge below weighs.
-        unit = float(np.abs(edges).max()) or 1.0
-        gy, gx = np.gradient(edges / unit, axis=0), np.gradient(edges / unit, axis=1)
-        seen = _seen(ny, shifts[index, 0])
-        design = np.stack([gy[seen], gx[seen], np.ones_like(gy[seen]), y[seen], x[seen]])
-        design = design.reshape(5, -1).astype(np.float64)
-        normal = design @ design.T
-        normal[np.diag_indices(5)] *= 1.0 + 1e-6
-        normal[np.diag_indices(5)] += 1e-12
-        steps[index] = np.linalg.solve(normal, design @ rest[seen].ravel() / unit)[:2]
-    return np.clip(steps, -0.1 * ny, 0.1 * ny)
+    """Least-squares motion of every frame towards its model, (n, 4) [pixel of the level]."""
+    steps = np.zeros((len(moved), 4))
+
+    def one(index: int) -> None:
+        rest = moved[index] - model[index]
+        mask = unknown[index]
+        if mask is not None:
+            rest[mask] = 0.0
+        steps[index] = match_frame(rest, model[index], seen[index], lever)
+
+    for_each(len(moved), one)
+    return steps
 
 
-def _seen(ny: int, dy: float) -> slice:
-    """Rows that were in the field before the frame was moved, and are clear of the border."""
-    margin = 2
-    low = margin + max(0, int(np.ceil(dy)))
-    high = ny - margin + min(0, int(np.floor(dy)))
-    return slice(low, high) if high - low > ny // 4 else slice(None)
-
-
-def _rigid_motion(centre: NDArray[np.float64], angles: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Where a point `(x, y, z)` of the turning frame appears, (n, 2) `(dy, dx)`."""
-    x = np.cos(angles) * centre[0] + np.sin(angles) * centre[2]
-    return np.stack([np.full_like(x, centre[1]), x], axis=1)
-
-
-def _without_rigid_motion(
-    shifts: NDArray[np.float64], angles: NDArray[np.float64]
+def match_frame(
+    rest: NDArray[np.float32],
+    image: NDArray[np.float32],
+    part: tuple[slice, slice],
+    lever: float,
 ) -> NDArray[np.float64]:
-    """Shifts less their best common translation of the sample."""
-    design = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    sinusoid = design @ np.linalg.lstsq(design, shifts[:, 1], rcond=None)[0]
-    return np.stack([shifts[:, 0] - shifts[:, 0].mean(), shifts[:, 1] - sinusoid], axis=1)
+    """Least-squares motion of a frame towards its image, with offset and slope of its phase.
 
+    Parameters
+    ----------
+    rest : (ny, nx) float32 frame less image.
+    image : (ny, nx) float32 what the frame should show.
+    part : rows and columns that are compared.
+    lever : pixels by which a unit of rotation or of the logarithm of the scale counts.
 
-def _centre_of_mass(volume: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Centre of mass `(x, y, z)` from the centre voxel [voxel]."""
-    weight = np.clip(volume, 0.0, None)
-    total = float(weight.sum(dtype=np.float64))
-    centre = []
-    for axis in (2, 1, 0):
-        others = tuple(a for a in range(3) if a != axis)
-        profile = weight.sum(axis=others, dtype=np.float64)
-        centre.append(float(profile @ (np.arange(profile.size) - profile.size // 2)) / total)
-    return np.array(centre)
+    Returns
+    -------
+    (4,) float64 `(dy, dx, turn, growth)` [pixel] to add to the frame's motion.
+    """
+    ny, nx = image.shape
+    edges = band_pass(image, FINE_PX, WIDE_PX)
+    # The unit of the data must not decide how much the tiny ridge below weighs.
+    unit = float(np.abs(edges).max()) or 1.0
+    edges /= unit
+    rest = band_pass(rest, FINE_PX, WIDE_PX)[part] / unit
+    gy, gx = np.gradient(edges, axis=0)[part], np.gradient(edges, axis=1)[part]
+    y = (np.arange(ny, dtype=np.float32) - ny // 2)[part[0], None] / np.float32(lever)
+    x = (np.arange(nx, dtype=np.float32) - nx // 2)[None, part[1]] / np.float32(lever)
+    one = np.ones_like(gy)
+    design = np.stack([gy, gx, gy * x - gx * y, gy * y + gx * x, one, one * y, one * x])
+    design = design.reshape(7, -1)
+    normal = (design @ design.T).astype(np.float64)
+    normal[np.diag_indices(7)] *= 1.0 + 1e-6
+    normal[np.diag_indices(7)] += 1e-12
+    solution = np.linalg.solve(normal, (design @ rest.ravel()).astype(np.float64))
+    motion: NDArray[np.float64] = np.clip(solution[:4], -0.1 * ny, 0.1 * ny)
+    return motion

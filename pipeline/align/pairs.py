@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
+from pipeline.align.canvas import for_each, open_borders
 from pipeline.errors import InputError
 from pipeline.preprocess.resample import fourier_shift
 from pipeline.progress import Progress, ProgressCallback, silent
@@ -26,6 +27,9 @@ MOST_STEPS = 10
 
 CLOSE_PX = 1e-3
 """A step below this ends the fit [pixel]."""
+
+BORDER_PX, FADE_PX = 2.0, 8.0
+"""Pixels of a moved frame that its border disturbs, and over which its share fades."""
 
 ANGLE_TOLERANCE_DEG = 0.01
 """Partners further apart in angle do not show the same projection."""
@@ -77,6 +81,8 @@ def register_pair(
 def average_pair(a: PhaseStack, b: PhaseStack, shifts: NDArray[np.float64]) -> NDArray[np.float32]:
     """Mean of partners, `b` moved onto `a`: nearly free of dichroism, so one tomogram fits it.
 
+    Where the sample leaves the field of `b`, `a` alone stands for both.
+
     Parameters
     ----------
     a, b : partners.
@@ -87,9 +93,33 @@ def average_pair(a: PhaseStack, b: PhaseStack, shifts: NDArray[np.float64]) -> N
     (n, ny, nx) float32 phase [rad].
     """
     mean = np.empty_like(a.data)
-    for index, (dy, dx) in enumerate(shifts):
-        mean[index] = 0.5 * (a.data[index] + fourier_shift(b.data[index], float(dy), float(dx)))
+    borders = open_borders(-b.data)
+
+    def one(index: int) -> None:
+        dy, dx = (float(d) for d in shifts[index])
+        share = 0.5 * _share(b.data.shape[1:], (dy, dx), borders[index])
+        moved = fourier_shift(b.data[index], dy, dx)
+        mean[index] = a.data[index] + share * (moved - a.data[index])
+
+    for_each(len(mean), one)
     return mean
+
+
+def _share(
+    shape: tuple[int, ...], shift: tuple[float, float], borders: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """One where a moved frame was measured, falling to zero beyond the borders it is open at."""
+    lines = []
+    for axis, (n, moved) in enumerate(zip(shape, shift, strict=True)):
+        at = np.arange(n, dtype=np.float32)
+        line = np.ones(n, np.float32)
+        if borders[2 * axis]:
+            line = np.minimum(line, (at - moved - BORDER_PX) / FADE_PX)
+        if borders[2 * axis + 1]:
+            line = np.minimum(line, (n - 1 + moved - at - BORDER_PX) / FADE_PX)
+        lines.append(np.clip(line, 0.0, 1.0).astype(np.float32))
+    share: NDArray[np.float32] = lines[0][:, None] * lines[1][None, :]
+    return share
 
 
 def register_frame(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -61,6 +61,13 @@ def summarise(data: ResultData) -> dict[str, Figure]:
             None,
             f"Rms shift that alignment removed from {name}.",
         )
+    for name, quality in data.quality.items():
+        figures[f"frames_proposed_for_exclusion_{name}"] = Figure(
+            int(np.count_nonzero(quality.outliers)),
+            "",
+            None,
+            f"Projections of {name} unlike their neighbours; the report says which and why.",
+        )
     return figures
 
 
@@ -83,8 +90,7 @@ def _orientation(maps: OrientationMap) -> dict[str, Figure]:
             middle,
             "degree",
             spread,
-            "Median rms uncertainty of the axis, "
-            "from half sets: noise alone; alignment, prior and resolution are not in it.",
+            "Median rms uncertainty of the axis, from a twin of the data.",
         )
     tensor = axis_tensor(maps.axis[:, inside]).mean(axis=1)
     eigen = np.linalg.eigvalsh(

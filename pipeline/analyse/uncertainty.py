@@ -1,39 +1,39 @@
-"""Uncertainty of the orientation from two halves of the data.
+"""Uncertainty of the orientation from a twin of known truth, and noise from two halves.
 
-Each half gives an axis with an error of its own, `e1` and `e2`: two small angles in the plane
-perpendicular to the axis, independent and of equal spread. The full data is their mean as long as
-the reconstruction is close to linear in the data, so its error is `(e1 + e2) / 2`. The halves
-differ by `e1 - e2`. Sum and difference of independent errors of equal spread have the same
-distribution: the error of the full data is distributed as *half of the difference of the halves*.
-What the halves share (a wrong alignment, a prior, resolution) does not show in their difference.
+The twin (`pipeline.reconstruct.ensemble`) is reconstructed from data that were made of the result
+itself, so that the angle between its axis and the result's is an error of known size, and noise,
+prior and resolution have all had their part in it.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numba import njit, prange
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from pipeline.errors import InputError
 
+MEDIAN_OF_RMS = float(np.sqrt(np.log(2.0)))
+"""Median of a Rayleigh distribution, the angle of two independent errors, over its rms."""
+
 
 def orientation_uncertainty(
-    first: NDArray[np.float32],
-    second: NDArray[np.float32],
+    axis: NDArray[np.float32],
+    twin: NDArray[np.float32],
     mask: NDArray[np.bool_],
     *,
-    neighbourhood: int = 3,
-    calibration: float = 1.0,
+    neighbourhood: int = 5,
 ) -> NDArray[np.float32]:
-    """Standard deviation (rms angle) of the axis of the full data, for every voxel.
+    """Standard deviation (rms angle) of the axis, for every voxel.
 
     Parameters
     ----------
-    first, second : (3, z, y, x) float32 axes from the two halves; their signs do not matter.
+    axis : (3, z, y, x) float32 reconstructed axes, of which the twin was made.
+    twin : (3, z, y, x) float32 axes reconstructed from the twin's data; signs do not matter.
     mask : (z, y, x) bool, voxels that carry an orientation.
-    neighbourhood : edge of the cube [voxel] over which the squared difference is averaged: a single
-        voxel is one sample of two angles and would say little about its own spread.
-    calibration : factor on the result, where a comparison with known truth asks for one.
+    neighbourhood : edge of the cube [voxel] over which the median angle is taken: a single voxel
+        is one sample of two angles and would say little about its own spread, and a mean of squares
+        would spread the large errors at a boundary into the grains beside it.
 
     Returns
     -------
@@ -45,23 +45,46 @@ def orientation_uncertainty(
     InputError
         If the shapes differ.
     """
-    if first.shape != second.shape or first.shape != (3, *mask.shape):
+    if axis.shape != twin.shape or axis.shape != (3, *mask.shape):
         raise InputError(
-            f"expected axes (3, z, y, x) on the mask {mask.shape}, found {first.shape} "
-            f"and {second.shape}"
+            f"expected axes (3, z, y, x) on the mask {mask.shape}, found {axis.shape} "
+            f"and {twin.shape}"
         )
     # |a x b| and |a . b| together are exact at small and at large angles, for any length.
-    cross = np.sqrt(np.sum(np.cross(first, second, axis=0) ** 2, axis=0))
-    angle = np.arctan2(cross, np.abs(np.sum(first * second, axis=0)))
-    squared = np.where(mask, angle**2, 0.0)
-    weight = ndimage.uniform_filter(mask.astype(np.float64), neighbourhood, mode="constant")
-    mean = ndimage.uniform_filter(squared, neighbourhood, mode="constant")
-    half = 0.5 * calibration * np.sqrt(np.maximum(mean, 0.0) / np.maximum(weight, 1e-6))
-    return np.where(mask, np.degrees(half), 0.0).astype(np.float32)
+    cross = np.sqrt(np.sum(np.cross(axis, twin, axis=0) ** 2, axis=0))
+    angle = np.arctan2(cross, np.abs(np.sum(axis * twin, axis=0)))
+    angles = np.where(mask, angle, np.nan).astype(np.float32)
+    rms = _local_median(angles, neighbourhood // 2) / np.float32(MEDIAN_OF_RMS)
+    return np.where(mask, np.degrees(rms), 0.0).astype(np.float32)
+
+
+@njit(cache=True, parallel=True)
+def _local_median(values: NDArray[np.float32], reach: int) -> NDArray[np.float32]:
+    """Median over the cube of `reach` voxels to each side, of what is not NaN."""
+    nz, ny, nx = values.shape
+    out = np.full(values.shape, np.float32(np.nan))
+    for z in prange(nz):
+        near = np.empty((2 * reach + 1) ** 3, np.float32)
+        for y in range(ny):
+            for x in range(nx):
+                if np.isnan(values[z, y, x]):
+                    continue
+                count = 0
+                for k in range(max(z - reach, 0), min(z + reach + 1, nz)):
+                    for j in range(max(y - reach, 0), min(y + reach + 1, ny)):
+                        for i in range(max(x - reach, 0), min(x + reach + 1, nx)):
+                            if not np.isnan(values[k, j, i]):
+                                near[count] = values[k, j, i]
+                                count += 1
+                out[z, y, x] = np.median(near[:count])
+    return out
 
 
 def half_set_noise(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
     """Rms noise of a field reconstructed from the full data, from its two halves.
+
+    The full data are the mean of the halves as long as the reconstruction is linear in them, and
+    sum and difference of independent errors of equal spread have the same distribution.
 
     Parameters
     ----------

@@ -166,6 +166,10 @@ def _beamtime(path: Path, series: list[Series], notes: list[str]) -> Beamtime:
         "series[*].tilt: tilt_deg and pre_rotation_deg are in no file and left at 0; fill them in "
         "for every mounting that was tilted or turned."
     )
+    notes.append(
+        "series[*].rows: which way the rows run is in no file and left at 'up' (first row at the "
+        "bottom); set 'down' where the first row is at the top, else the sample is mirrored."
+    )
     name = path.resolve().stem or "sample"
     sample = Sample(name=name, description="Imported; see the notes above")
     try:

@@ -198,6 +198,7 @@ def import_xldot_public(
         f"Energies {energy_ev:g} and {off_resonance_ev:g} eV, pixel size {pixel_size_m * 1e9:g} nm "
         f"and degree of polarisation {XLDOT_DEGREE:g} are the published ones; the files hold none.",
         "Rotations come from the matrices in the files; nominal tilts are left at zero.",
+        "Rows are taken to run upwards (rows: up), as the matrices in the files expect.",
     ]
     for path in _expand(paths, "*.mat"):
         stacks = xldot_public.list_stacks(path)

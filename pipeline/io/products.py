@@ -180,6 +180,39 @@ class SeriesAlignment:
 
 
 @dataclass(frozen=True)
+class SeriesQuality:
+    """How good each projection of a series is, and which are proposed for exclusion.
+
+    Attributes
+    ----------
+    angles_deg : (n,) float64 [degree].
+    indices : (n,) int64, of the projections in the files: excluded ones are counted, not listed.
+    measures : (n, 5) float64, in the order of `pipeline.preprocess.quality.MEASURES`.
+    scores : (n, 5) float64, robust standard deviations from the neighbours; positive is worse.
+    outliers : (n,) bool, proposed for exclusion.
+    reasons : why, for each projection; empty where nothing stands out.
+    excluded : indices that the series leaves out already.
+    notes : sentences about the series as a whole.
+    """
+
+    angles_deg: NDArray[np.float64]
+    indices: NDArray[np.int64]
+    measures: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    outliers: NDArray[np.bool_]
+    reasons: tuple[str, ...]
+    excluded: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def proposal(self) -> str:
+        """Line for the beamtime file that leaves out the outliers too; empty without any."""
+        if not self.outliers.any():
+            return ""
+        return f"exclude: {sorted({*self.excluded, *self.indices[self.outliers].tolist()})}"
+
+
+@dataclass(frozen=True)
 class Mounting:
     """Where one mounting was found relative to the reference mounting.
 
@@ -228,6 +261,8 @@ class ResultData:
     resolution: Mapping[str, ResolutionCurve] = field(default_factory=dict)
     """By name of the product."""
     alignment: Mapping[str, SeriesAlignment] = field(default_factory=dict)
+    """By name of the series."""
+    quality: Mapping[str, SeriesQuality] = field(default_factory=dict)
     """By name of the series."""
     mountings: Mapping[str, Mounting] = field(default_factory=dict)
     """By name of the mounting (tilt)."""

@@ -210,8 +210,53 @@ def read_series(series: Series, folder: Path) -> Iterator[NDArray[Any]]:
         for frame in reader.frames(path, series.dataset):
             if index in kept:
                 _check_values(frame, series, path, index)
-                yield _matter_negative(frame) if series.conjugate else frame
+                yield _as_declared(frame, series)
             index += 1
+
+
+def sample_series(series: Series, folder: Path, most: int) -> Iterator[NDArray[Any]]:
+    """Yield a few projections, spread evenly over a series; files without one stay closed.
+
+    Parameters
+    ----------
+    series, folder : as for `read_series`.
+    most : number of projections; all of them where there are fewer.
+    """
+    info = inspect_series(series, folder)
+    reader = reader_for(series.format)
+    kept = kept_indices(series, info.n_frames)
+    places = np.linspace(0, kept.size - 1, min(most, kept.size)).round().astype(np.intp)
+    picked = {int(index) for index in kept[places]}
+    start = 0
+    for path, count in zip(info.files, info.counts, strict=True):
+        here = {index - start for index in picked if start <= index < start + count}
+        if here:
+            for index, frame in enumerate(reader.frames(path, series.dataset)):
+                if index in here:
+                    _check_values(frame, series, path, start + index)
+                    yield _as_declared(frame, series)
+                if index >= max(here):
+                    break
+        start += count
+
+
+def _as_declared(frame: NDArray[Any], series: Series) -> NDArray[Any]:
+    """Frame with matter negative and rows upwards."""
+    if series.conjugate:
+        frame = _matter_negative(frame)
+    return frame if series.rows == "up" else _rows_upwards(frame, series)
+
+
+def _rows_upwards(frame: NDArray[Any], series: Series) -> NDArray[Any]:
+    """Frame with its rows reversed.
+
+    Stacks that come aligned have their origin at row `n // 2`. Of an even number of rows another
+    one would lie there after the reversal: they move up by one, and the lowest row is repeated.
+    """
+    turned: NDArray[Any] = np.ascontiguousarray(frame[::-1])
+    if series.state in ("aligned", "differenced") and len(turned) % 2 == 0:
+        turned = np.concatenate([turned[:1], turned[:-1]])
+    return turned
 
 
 def _matter_negative(frame: NDArray[Any]) -> NDArray[Any]:

@@ -35,7 +35,9 @@ from pipeline.io.products import (
     ScalarMap,
     SeriesAlignment,
     SeriesPreview,
+    SeriesQuality,
 )
+from pipeline.preprocess.quality import MEASURES
 from schemas.provenance import Provenance
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "ScalarMap",
     "SeriesAlignment",
     "SeriesPreview",
+    "SeriesQuality",
     "read_result",
     "whole_or_nothing",
     "write_result",
@@ -123,6 +126,7 @@ def write_result(path: Path, data: ResultData) -> None:
                 entry.attrs.setdefault("default", name)
         _write_curves(entry, data)
         _write_alignment(entry, data)
+        _write_quality(entry, data)
         _write_previews(entry, data)
         _write_figures(entry, data.figures)
         if data.provenance is not None:
@@ -342,6 +346,26 @@ def _write_alignment(entry: h5py.Group, data: ResultData) -> None:
             _value(group, "correlation", mounting.correlation, "")
 
 
+def _write_quality(entry: h5py.Group, data: ResultData) -> None:
+    if not data.quality:
+        return
+    parent = _group(entry, "quality", "NXcollection")
+    for name, series in data.quality.items():
+        group = _group(parent, name, "NXdata")
+        _value(group, "worst_score", series.scores.max(axis=1, initial=0.0), "", long_name="score")
+        _value(group, "scores", series.scores, "", measures=list(MEASURES))
+        _value(group, "measures", series.measures, "", measures=list(MEASURES))
+        _value(group, "angles_deg", series.angles_deg, "degree")
+        _value(group, "indices", series.indices, "")
+        _value(group, "outliers", series.outliers.astype(np.uint8), "")
+        group.create_dataset("reasons", data=list(series.reasons), dtype=h5py.string_dtype())
+        group["proposal"] = series.proposal
+        group.attrs["excluded"] = np.asarray(series.excluded, np.int64)
+        group.attrs.create("notes", list(series.notes), dtype=h5py.string_dtype())
+        group.attrs["signal"] = "worst_score"
+        group.attrs["axes"] = ["angles_deg"]
+
+
 def _write_previews(entry: h5py.Group, data: ResultData) -> None:
     if not data.previews:
         return
@@ -420,6 +444,7 @@ def _read_entry(entry: h5py.Group) -> ResultData:
         "mountings": lambda group: Mounting(
             group["rotation"][()], group["shift_px"][()], float(group["correlation"][()])
         ),
+        "quality": _read_quality,
         "previews": _read_preview,
     }
     for name, read in mappings.items():
@@ -483,6 +508,19 @@ def _read_resolution(group: h5py.Group) -> ResolutionCurve:
     curves = [group[key][()] for key in ("frequency", "correlation", "half_bit", "one_bit")]
     limits = [float(group[f"{key}_resolution"][()]) for key in ("half_bit", "one_bit")]
     return ResolutionCurve(*curves, *limits)
+
+
+def _read_quality(group: h5py.Group) -> SeriesQuality:
+    return SeriesQuality(
+        angles_deg=group["angles_deg"][()],
+        indices=group["indices"][()],
+        measures=group["measures"][()],
+        scores=group["scores"][()],
+        outliers=group["outliers"][()].astype(bool),
+        reasons=tuple(group["reasons"].asstr()[()]),
+        excluded=tuple(group.attrs["excluded"].tolist()),
+        notes=tuple(str(note) for note in group.attrs["notes"]),
+    )
 
 
 def _read_preview(group: h5py.Group) -> SeriesPreview:

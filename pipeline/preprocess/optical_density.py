@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pipeline.errors import InputError
-from pipeline.preprocess.phase import BORDER, LEAST_AIR, fit_air
+from pipeline.preprocess.crop import Crop
+from pipeline.preprocess.phase import BORDER, LEAST_AIR, AirFit, fit_air
+from pipeline.preprocess.quality import QUALITY, measure_frame, missing_area
 from pipeline.preprocess.resample import SAME_SCALE, fourier_resample
 from pipeline.progress import Progress, ProgressCallback, silent
 from pipeline.stacks import PhaseStack
@@ -196,6 +198,7 @@ def prepare_optical_density(
     kind: Kind = "intensity",
     resample: ResampleSettings | None = None,
     phase: PhaseSettings | None = None,
+    crop: Crop | None = None,
     progress: ProgressCallback = silent,
     stage: str = "preprocess",
 ) -> PhaseStack:
@@ -213,14 +216,16 @@ def prepare_optical_density(
     energy_ev : photon energy [eV].
     target_pixel_m : common pixel size [m]; that of the recipe, else the frames' own, when absent.
     kind : what real frames are.
+    crop : part of every frame to use, as from `common_crop`; all of it when absent.
     resample, phase : settings; of the second only where the air is.
     progress : told after every frame.
     stage : name under which progress is told.
 
     Returns
     -------
-    Stack of the frames' own shape. Diagnostics, each (n_proj,): `incident` (I0), `air_fraction`,
-    `noise`, `nonpositive` and `bright` (pixels).
+    Stack of the frames' own shape, or that of the crop. Diagnostics, each (n_proj,): `incident`
+    (I0), `air_fraction`, `noise`, `nonpositive` and `bright` (pixels); and `quality_<measure>` for
+    each of `quality.MEASURES`, of the density (which has no residues).
 
     Raises
     ------
@@ -239,11 +244,12 @@ def prepare_optical_density(
         )
     n = len(angles_deg)
     data: NDArray[np.float32] | None = None
-    found = {name: np.zeros(n) for name in DIAGNOSTICS}
+    found = {name: np.zeros(n) for name in (*DIAGNOSTICS, *QUALITY)}
     count = 0
-    for count, frame in enumerate(frames, start=1):
+    for count, raw in enumerate(frames, start=1):
         if count > n:
             raise InputError(f"expected {n} frames, one for each angle, found more")
+        frame = raw if crop is None else raw[crop]
         if data is None:
             data = np.empty((n, *frame.shape), np.float32)
         if frame.shape != data.shape[1:]:
@@ -258,11 +264,37 @@ def prepare_optical_density(
         density = result.density if same else fourier_resample(result.density, pixel_size_m, target)
         data[count - 1] = -density
         _record(found, count - 1, result)
+        for name, value in zip(QUALITY, _measures(frame, result), strict=True):
+            found[name][count - 1] = value
         progress(Progress(stage, count, n))
     if data is None or count < n:
         raise InputError(f"expected {n} frames, one for each angle, found {count}")
     noise = float(np.sqrt(np.mean(found["noise"] ** 2)))
     return PhaseStack(data, np.asarray(angles_deg, np.float64), target, energy_ev, noise, found)
+
+
+def measure_image(image: NDArray[np.float32]) -> tuple[float, ...]:
+    """Measures of an image that is a phase [rad] or optical density already, air at zero.
+
+    Parameters
+    ----------
+    image : (ny, nx) float32. The air is found by its flatness at zero, as that of an intensity.
+
+    Returns
+    -------
+    As from `quality.measure_frame`.
+    """
+    seen = np.where(np.isfinite(image), np.abs(image), np.inf)
+    air = _bright(np.exp(-seen.astype(np.float64)), np.ones(image.shape, bool))
+    noise = float(np.std(image[air])) if air.any() else 0.0
+    return measure_frame(image, fit=AirFit(np.zeros(2), 0.0, air, noise))
+
+
+def _measures(frame: NDArray[Any], result: DensityFrame) -> tuple[float, ...]:
+    """Measures of the density in place of a phase; what is missing shows in the raw frame."""
+    fit = AirFit(np.zeros(2), 0.0, result.air, result.noise)
+    ramp, _, blur, _, noise = measure_frame(result.density, fit=fit)
+    return ramp, 0.0, blur, float(missing_area(frame).mean()), noise
 
 
 def _record(found: dict[str, NDArray[np.float64]], index: int, result: DensityFrame) -> None:

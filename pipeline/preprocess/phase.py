@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
-from skimage.restoration import unwrap_phase
 
 from pipeline.errors import InputError
+from pipeline.preprocess.residues import unwrap
 from schemas.recipe import PhaseSettings
 
 BORDER = 0.08
@@ -80,6 +80,9 @@ class PhaseFrame:
     air : (ny, nx) bool, True in air.
     noise : float rms in air [rad].
     wrapped : whether neighbouring pixels differed by more than pi before unwrapping.
+    residues : int points about which the phase winds, as met by the unwrapping.
+    filled : int pixels around them that were filled from their neighbours.
+    matter : float mean phase outside the air [rad]; negative, unless the frame is conjugated.
     """
 
     phase: NDArray[np.float32]
@@ -88,15 +91,25 @@ class PhaseFrame:
     air: NDArray[np.bool_]
     noise: float
     wrapped: bool
+    residues: int = 0
+    filled: int = 0
+    matter: float = 0.0
 
 
-def extract_phase(frame: NDArray[Any], settings: PhaseSettings | None = None) -> PhaseFrame:
+def extract_phase(
+    frame: NDArray[Any],
+    settings: PhaseSettings | None = None,
+    fit: AirFit | None = None,
+    flat: NDArray[np.complex64] | None = None,
+) -> PhaseFrame:
     """Phase with offset and ramp removed.
 
     Parameters
     ----------
     frame : (ny, nx) complex transmission, matter with negative phase.
     settings : where the air is and when to unwrap.
+    fit : air and plane of this frame where they are known.
+    flat : `fit.flatten(frame)` where it is known.
 
     Raises
     ------
@@ -104,14 +117,26 @@ def extract_phase(frame: NDArray[Any], settings: PhaseSettings | None = None) ->
         If the frame is not a complex image, or carries no transmission.
     """
     settings = settings or PhaseSettings()
-    fit = fit_air(frame, settings)
-    phase = np.angle(fit.flatten(frame))
+    fit = fit or fit_air(frame, settings)
+    phase: NDArray[Any] = np.angle(fit.flatten(frame) if flat is None else flat)
     wrapped = _is_wrapped(phase)
+    residues = filled = 0
     if settings.unwrap == "always" or (settings.unwrap == "auto" and wrapped):
-        phase = unwrap_phase(phase.astype(np.float64), rng=0)
+        phase, residues, filled = unwrap(phase)
         level = np.median(phase[fit.air])
         phase = phase - 2 * np.pi * np.round(level / (2 * np.pi))
-    return PhaseFrame(phase.astype(np.float32), fit.ramp, fit.offset, fit.air, fit.noise, wrapped)
+    matter = float(np.mean(phase[~fit.air])) if not fit.air.all() else 0.0
+    return PhaseFrame(
+        phase.astype(np.float32),
+        fit.ramp,
+        fit.offset,
+        fit.air,
+        fit.noise,
+        wrapped,
+        residues,
+        filled,
+        matter,
+    )
 
 
 def fit_air(frame: NDArray[Any], settings: PhaseSettings | None = None) -> AirFit:

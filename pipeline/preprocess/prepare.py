@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
+from pipeline.preprocess.crop import Crop
 from pipeline.preprocess.phase import PhaseFrame, extract_phase, fit_air
+from pipeline.preprocess.quality import QUALITY, measure_frame
 from pipeline.preprocess.resample import SAME_SCALE, fourier_resample
 from pipeline.progress import Progress, ProgressCallback, silent
 from pipeline.stacks import PhaseStack
 from schemas.recipe import PhaseSettings, ResampleSettings
 
-DIAGNOSTICS = ("ramp_y", "ramp_x", "offset", "air_fraction", "noise", "wrapped")
+DIAGNOSTICS = (
+    "ramp_y",
+    "ramp_x",
+    "offset",
+    "air_fraction",
+    "noise",
+    "wrapped",
+    "residues",
+    "filled",
+    "matter",
+)
 
 
 def prepare_series(
@@ -27,6 +40,7 @@ def prepare_series(
     *,
     resample: ResampleSettings | None = None,
     phase: PhaseSettings | None = None,
+    crop: Crop | None = None,
     progress: ProgressCallback = silent,
     stage: str = "preprocess",
 ) -> PhaseStack:
@@ -42,13 +56,16 @@ def prepare_series(
     energy_ev : photon energy [eV].
     target_pixel_m : common pixel size [m]; that of the recipe, else the frames' own, when absent.
     resample, phase : settings of the two steps.
+    crop : part of every frame to use, as from `common_crop`; all of it when absent.
     progress : told after every frame.
     stage : name under which progress is told.
 
     Returns
     -------
-    Stack of the frames' own shape. Diagnostics, each (n_proj,): `ramp_y`, `ramp_x` [rad/pixel of
-    the raw frame], `offset` [rad], `air_fraction`, `noise` [rad], `wrapped` (0 or 1).
+    Stack of the frames' own shape, or that of the crop. Diagnostics, each (n_proj,): `ramp_y`,
+    `ramp_x` [rad/pixel of the raw frame], `offset` [rad], `air_fraction`, `noise` [rad], `wrapped`
+    (0 or 1), `residues` and `filled` (pixels) of the unwrapping, `matter` [rad], mean phase outside
+    the air; and `quality_<measure>` for each of `quality.MEASURES`, of the frame as it came.
 
     Raises
     ------
@@ -66,11 +83,12 @@ def prepare_series(
         )
     n = len(angles_deg)
     data: NDArray[np.float32] | None = None
-    found = {name: np.zeros(n) for name in DIAGNOSTICS}
+    found = {name: np.zeros(n) for name in (*DIAGNOSTICS, *QUALITY)}
     count = 0
-    for count, frame in enumerate(frames, start=1):
+    for count, raw in enumerate(frames, start=1):
         if count > n:
             raise InputError(f"expected {n} frames, one for each angle, found more")
+        frame = raw if crop is None else raw[crop]
         if data is None:
             data = np.empty((n, *frame.shape), np.float32)
         if frame.shape != data.shape[1:]:
@@ -79,11 +97,13 @@ def prepare_series(
                 f"found {frame.shape}"
             )
         try:
-            result = _prepare_frame(frame, pixel_size_m, target, phase)
+            result, measured = _prepare_frame(frame, pixel_size_m, target, phase)
         except InputError as error:
             raise InputError(f"frame {count - 1}: {error.message}") from error
         data[count - 1] = result.phase
         _record(found, count - 1, result)
+        for name, value in zip(QUALITY, measured, strict=True):
+            found[name][count - 1] = value
         progress(Progress(stage, count, n))
     if data is None or count < n:
         raise InputError(f"expected {n} frames, one for each angle, found {count}")
@@ -94,16 +114,19 @@ def prepare_series(
 
 def _prepare_frame(
     frame: NDArray[Any], pixel_size_m: float, target_m: float, settings: PhaseSettings
-) -> PhaseFrame:
-    """Phase of one frame on the common pixel size, with the ramp in its raw pixels."""
-    if abs(target_m / pixel_size_m - 1.0) < SAME_SCALE:
-        return extract_phase(frame, settings)
+) -> tuple[PhaseFrame, tuple[float, ...]]:
+    """Phase of one frame on the common pixel size, with the ramp in its raw pixels; its measures.
+
+    One fit and one flat frame serve the phase and the measures alike.
+    """
     fit = fit_air(frame, settings)
-    flat = fourier_resample(fit.flatten(frame), pixel_size_m, target_m)
-    rest = extract_phase(flat, settings)
+    flat = fit.flatten(frame)
+    measured = measure_frame(frame, settings, fit, flat)
+    if abs(target_m / pixel_size_m - 1.0) < SAME_SCALE:
+        return extract_phase(frame, settings, fit, flat), measured
+    rest = extract_phase(fourier_resample(flat, pixel_size_m, target_m), settings)
     ramp = fit.ramp + rest.ramp * (pixel_size_m / target_m)
-    offset = fit.offset + rest.offset
-    return PhaseFrame(rest.phase, ramp, offset, rest.air, rest.noise, rest.wrapped)
+    return replace(rest, ramp=ramp, offset=fit.offset + rest.offset), measured
 
 
 def _record(found: dict[str, NDArray[np.float64]], index: int, result: PhaseFrame) -> None:
@@ -112,3 +135,6 @@ def _record(found: dict[str, NDArray[np.float64]], index: int, result: PhaseFram
     found["air_fraction"][index] = result.air.mean()
     found["noise"][index] = result.noise
     found["wrapped"][index] = result.wrapped
+    found["residues"][index] = result.residues
+    found["filled"][index] = result.filled
+    found["matter"][index] = result.matter

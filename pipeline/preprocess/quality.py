@@ -16,21 +16,28 @@ from scipy import ndimage
 
 from pipeline.errors import InputError
 from pipeline.preprocess.phase import AirFit, fit_air
-from pipeline.preprocess.rectangle import largest_rectangle
+from pipeline.preprocess.residues import phase_residues
 from schemas.recipe import PhaseSettings
 
 MEASURES = ("ramp", "residues", "blur", "missing", "noise")
 
-_FLOORS = {"ramp": 5e-3, "residues": 2.0, "blur": 0.05, "missing": 0.005, "noise": 0.1}
+QUALITY = tuple(f"quality_{name}" for name in MEASURES)
+"""Names of the measures among the diagnostics of a stack."""
+
+THRESHOLD = 6.0
+"""Robust standard deviations above which a projection is proposed for exclusion; lets through what
+a hundred good projections do by chance in five measures."""
+
+_FLOORS = {"ramp": 5e-3, "residues": 0.6, "blur": 0.05, "missing": 0.005, "noise": 0.1}
 """Least spread that scores are counted in, so that perfect neighbours make no outlier of a good
 projection: [rad], count, natural logarithm, fraction of the frame, natural logarithm."""
 
 _WORDS = {
-    "ramp": "residual ramp {value:.3g} rad, neighbours {usual:.3g}",
+    "ramp": "residual ramp {value:.3g}{unit}, neighbours {usual:.3g}",
     "residues": "{value:.0f} phase residues, neighbours {usual:.0f}",
     "blur": "blur {value:.3g}, neighbours {usual:.3g}",
     "missing": "{value:.1%} of the frame missing, neighbours {usual:.1%}",
-    "noise": "noise {value:.3g} rad, neighbours {usual:.3g}",
+    "noise": "noise {value:.3g}{unit}, neighbours {usual:.3g}",
 }
 
 _LOGARITHMIC = ("blur", "noise")
@@ -38,17 +45,14 @@ _LOGARITHMIC = ("blur", "noise")
 _NEIGHBOURS = 7
 """Projections in the running median: their contents change slowly with the angle."""
 
+_MOSTLY = 0.75
+"""Part of the projections that speaks for the whole series."""
+
 _TILES = 6
 """The air is averaged over this many tiles across, in which a ramp is seen and noise is not."""
 
-_FINE, _COARSE = 1.0, 4.0
-"""Scales [pixel] whose contrast is compared for blur."""
-
-_MOST_RESIDUES = 0.01
-"""Local density above which a border area is noise; of pure noise it is one third."""
-
-_TOO_BRIGHT = 3.0
-"""No sample transmits more than air: a border area brighter than the middle by this is noise."""
+_THIN = 2
+"""Every other pixel is enough for contrast at the coarse scale."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def frame_quality(
     frames: Iterable[NDArray[Any]],
     angles_deg: NDArray[np.float64] | None = None,
     *,
-    threshold: float = 6.0,
+    threshold: float = THRESHOLD,
     settings: PhaseSettings | None = None,
 ) -> FrameQuality:
     """Score every projection of a series against its neighbours in angle.
@@ -92,8 +96,7 @@ def frame_quality(
     frames : (ny, nx) each, complex transmission (its ramp is removed first) or real phase [rad]
         (scored as it is). Read one at a time.
     angles_deg : (n,) by which neighbours are found; the order of the frames when absent.
-    threshold : robust standard deviations above which a projection is proposed for exclusion; 6
-        lets through what a hundred good projections do by chance in five measures.
+    threshold : robust standard deviations above which a projection is proposed for exclusion.
     settings : where the air is.
 
     Raises
@@ -110,7 +113,8 @@ def score_measures(
     measured: NDArray[np.float64],
     angles_deg: NDArray[np.float64] | None = None,
     *,
-    threshold: float = 6.0,
+    threshold: float = THRESHOLD,
+    unit: str = "rad",
 ) -> FrameQuality:
     """Scores of measures that were taken while the frames passed by.
 
@@ -118,6 +122,7 @@ def score_measures(
     ----------
     measured : (n, 5) from `measure_frame`.
     angles_deg, threshold : as for `frame_quality`, which raises the same.
+    unit : of ramp and noise, for the reasons; optical densities have none.
     """
     n = len(measured)
     if n == 0:
@@ -145,8 +150,25 @@ def score_measures(
         scores=scores,
         outliers=outliers,
         reasons=tuple(
-            _reason(*rows, threshold) for rows in zip(measured, usual, scores, strict=True)
+            _reason(*rows, threshold, unit) for rows in zip(measured, usual, scores, strict=True)
         ),
+    )
+
+
+def matter_note(matter: NDArray[np.float64], noise: NDArray[np.float64]) -> str:
+    """Hint that a series is conjugated, as a sentence; empty where matter has negative phase.
+
+    Parameters
+    ----------
+    matter : (n,) mean phase outside the air of each projection [rad].
+    noise : (n,) rms in air [rad].
+    """
+    positive = matter > noise
+    if positive.mean() < _MOSTLY:
+        return ""
+    return (
+        f"Matter has positive phase in {np.count_nonzero(positive)} of {matter.size} projections "
+        f"(median {np.median(matter):.3g} rad): conjugate: true?"
     )
 
 
@@ -155,9 +177,12 @@ def _reason(
     usual: NDArray[np.float64],
     scores: NDArray[np.float64],
     threshold: float,
+    unit: str,
 ) -> str:
     said = [
-        _WORDS[name].format(value=values[column], usual=usual[column])
+        _WORDS[name].format(
+            value=values[column], usual=usual[column], unit=f" {unit}" if unit else ""
+        )
         for column, name in enumerate(MEASURES)
         if scores[column] > threshold
     ]
@@ -176,7 +201,10 @@ def _robust_scores(
 
 
 def measure_frame(
-    frame: NDArray[Any], settings: PhaseSettings | None = None, fit: AirFit | None = None
+    frame: NDArray[Any],
+    settings: PhaseSettings | None = None,
+    fit: AirFit | None = None,
+    flat: NDArray[np.complex64] | None = None,
 ) -> tuple[float, float, float, float, float]:
     """The measures of one frame, in the order of `MEASURES`.
 
@@ -185,6 +213,7 @@ def measure_frame(
     frame : (ny, nx) complex transmission or real phase [rad].
     settings : where the air is.
     fit : air and plane of this frame where they are known, which is most of the work.
+    flat : `fit.flatten(frame)` where it is known.
 
     Returns
     -------
@@ -194,15 +223,17 @@ def measure_frame(
     missing = missing_area(frame)
     if missing.all():
         return (0.0, 0.0, 0.0, 1.0, 0.0)
-    finite = np.where(np.isfinite(frame), frame, 0.0)
-    wave = finite if np.iscomplexobj(frame) else np.exp(1j * finite)
-    wave = np.where(missing, 0.0, wave)
-    try:
-        fit = fit or fit_air(wave, settings)
-    except InputError:
-        # No transmission where the air should be: as good as empty, and to be shown as such.
-        return (0.0, 0.0, 0.0, 1.0, 0.0)
-    flat = fit.flatten(wave) if np.iscomplexobj(frame) else wave
+    if flat is None or missing.any():
+        finite = np.where(np.isfinite(frame), frame, 0.0)
+        wave = finite if np.iscomplexobj(frame) else np.exp(1j * finite)
+        wave = np.where(missing, 0.0, wave)
+        try:
+            fit = fit or fit_air(wave, settings)
+        except InputError:
+            # No transmission where the air should be: as good as empty, and to be shown as such.
+            return (0.0, 0.0, 0.0, 1.0, 0.0)
+        flat = fit.flatten(wave) if np.iscomplexobj(frame) else wave.astype(np.complex64)
+    assert fit is not None  # comes with `flat`
     phase = np.angle(flat)
     count, _ = phase_residues(phase, ~missing)
     ramp = _tile_range(phase, fit.air & ~missing)
@@ -236,40 +267,6 @@ def missing_area(frame: NDArray[Any]) -> NDArray[np.bool_]:
     return same | ~np.isfinite(frame)
 
 
-def phase_residues(
-    phase: NDArray[Any], valid: NDArray[np.bool_] | None = None
-) -> tuple[int, NDArray[np.int8]]:
-    """Points about which the phase winds by a turn (vortices), whatever it is wrapped to.
-
-    Parameters
-    ----------
-    phase : (ny, nx) [rad], wrapped or unwrapped.
-    valid : (ny, nx) bool; loops that touch other pixels do not count.
-
-    Returns
-    -------
-    count : residues of either sign.
-    charge : (ny - 1, nx - 1) int8, +1 or -1 where the sum of wrapped differences along the loop
-        (y, x) -> (y, x+1) -> (y+1, x+1) -> (y+1, x) is a positive or negative turn.
-
-    Notes
-    -----
-    Goldstein, Zebker and Werner, Radio Science 23, 713 (1988), doi 10.1029/RS023i004p00713.
-    """
-    phase = np.asarray(phase, np.float64)
-    across, down = _wrap(np.diff(phase, axis=1)), _wrap(np.diff(phase, axis=0))
-    turn = across[:-1] + down[:, 1:] - across[1:] - down[:, :-1]
-    charge: NDArray[np.int8] = np.rint(turn / (2.0 * np.pi)).astype(np.int8)
-    if valid is not None:
-        charge[~(valid[:-1, :-1] & valid[:-1, 1:] & valid[1:, :-1] & valid[1:, 1:])] = 0
-    return int(np.count_nonzero(charge)), charge
-
-
-def _wrap(difference: NDArray[np.float64]) -> NDArray[np.float64]:
-    wrapped: NDArray[np.float64] = difference - 2.0 * np.pi * np.rint(difference / (2.0 * np.pi))
-    return wrapped
-
-
 def _tile_range(phase: NDArray[Any], air: NDArray[np.bool_]) -> float:
     """Largest difference between the mean phases of tiles that lie in air."""
     rows, columns = (np.arange(n) * _TILES // n for n in phase.shape)
@@ -281,78 +278,42 @@ def _tile_range(phase: NDArray[Any], air: NDArray[np.bool_]) -> float:
     return float(np.ptp(sums[enough] / counts[enough])) if enough.sum() > 1 else 0.0
 
 
-def _blur(flat: NDArray[Any], air: NDArray[np.bool_], missing: NDArray[np.bool_]) -> float:
-    """Contrast at the coarse scale over that at the fine scale, that of the air's noise removed."""
+def _blur(flat: NDArray[np.complex64], air: NDArray[np.bool_], missing: NDArray[np.bool_]) -> float:
+    """Contrast at 4 pixels over that at 1 pixel, that of the air's noise removed from both."""
     amplitude = np.abs(flat)
     usable = ~missing & (amplitude > 0.0)
-    unit = np.where(usable, flat / np.where(usable, amplitude, 1.0), 1.0).astype(np.complex64)
+    unit = np.where(usable, flat / np.where(usable, amplitude, np.float32(1.0)), np.complex64(1.0))
     inside = ndimage.binary_erosion(~air & ~missing, iterations=2)
     outside = air & ~missing
     if inside.sum() < 32:
         return 1.0
-    power = []
-    for scale in (_FINE, _COARSE):
-        band = _band(unit, scale)
-        noise = float(np.mean(band[outside])) if outside.any() else 0.0
-        power.append(max(float(np.mean(band[inside])) - noise, 1e-12))
+    fine = np.zeros(unit.shape, np.float32)
+    thin = np.s_[::_THIN, ::_THIN]
+    coarse = np.zeros(unit[thin].shape, np.float32)
+    for part in (unit.real, unit.imag):
+        # Gaussians of 1, 2, 4 and 8 pixels, each from the one before: their variances add up.
+        one = _gaussian(part, 1.0)
+        two = _gaussian(one, 3.0**0.5)
+        four = _gaussian(two[thin], 12.0**0.5 / _THIN)
+        eight = _gaussian(four, 48.0**0.5 / _THIN)
+        fine += (one - two) ** 2
+        coarse += (four - eight) ** 2
+    power = [
+        _contrast(fine, inside, outside),
+        _contrast(coarse, inside[thin], outside[thin]),
+    ]
     return float(np.sqrt(power[1] / power[0]))
 
 
-def _band(unit: NDArray[Any], scale: float) -> NDArray[np.float32]:
-    """Squared difference of two Gaussian means of a complex image, free of wraps."""
-    band = np.zeros(unit.shape, np.float32)
-    for part in (unit.real, unit.imag):
-        narrow = ndimage.gaussian_filter(part, scale, mode="nearest")
-        band += (narrow - ndimage.gaussian_filter(part, 2.0 * scale, mode="nearest")) ** 2
-    return band
+def _gaussian(image: NDArray[np.float32], width: float) -> NDArray[np.float32]:
+    found: NDArray[np.float32] = ndimage.gaussian_filter(
+        image, width, mode="nearest", truncate=3.0, output=np.float32
+    )
+    return found
 
 
-def crop_valid_border(frame: NDArray[Any]) -> tuple[slice, slice]:
-    """Largest upright rectangle of a frame without the empty or noisy border of a reconstruction.
-
-    Outside the scanned area ptychography leaves its start value, and along the rim of the scan
-    amplitudes and phases that mean nothing. Bad areas inside, which no crop would remove, are
-    left alone.
-
-    Parameters
-    ----------
-    frame : (ny, nx) complex transmission, or real phase [rad].
-
-    Returns
-    -------
-    Slices along y and x; of the whole frame where its border is good.
-
-    Raises
-    ------
-    InputError
-        If less than a sixteenth of the frame is left.
-    """
-    bad = missing_area(frame) | _noisy(frame)
-    labels, _ = ndimage.label(bad, np.ones((3, 3), bool))
-    edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    outer = np.isin(labels, np.unique(edge[edge > 0]))
-    rows, columns = largest_rectangle(~outer)
-    left = (rows.stop - rows.start) * (columns.stop - columns.start)
-    if left * 16 < frame.size:
-        raise InputError(
-            f"no usable area: the largest rectangle without an empty or noisy border is "
-            f"{rows.stop - rows.start} x {columns.stop - columns.start} of "
-            f"{frame.shape[0]} x {frame.shape[1]} pixels"
-        )
-    return rows, columns
-
-
-def _noisy(frame: NDArray[Any]) -> NDArray[np.bool_]:
-    """Areas whose phase is full of residues, or that are brighter than any sample."""
-    finite = np.where(np.isfinite(frame), frame, 0.0)
-    phase = np.angle(finite) if np.iscomplexobj(frame) else finite
-    _, charge = phase_residues(phase)
-    spots = np.pad(np.abs(charge).astype(np.float64), ((0, 1), (0, 1)))
-    width = max(5, min(frame.shape) // 24)
-    noisy: NDArray[np.bool_] = ndimage.uniform_filter(spots, width) > _MOST_RESIDUES
-    if np.iscomplexobj(frame):
-        amplitude = np.abs(finite)
-        ny, nx = frame.shape
-        middle = np.median(amplitude[ny // 4 : ny - ny // 4, nx // 4 : nx - nx // 4])
-        noisy |= ndimage.uniform_filter(amplitude, 3) > _TOO_BRIGHT * middle
-    return noisy
+def _contrast(
+    band: NDArray[np.float32], inside: NDArray[np.bool_], outside: NDArray[np.bool_]
+) -> float:
+    noise = float(np.mean(band[outside])) if outside.any() else 0.0
+    return max(float(np.mean(band[inside])) - noise, 1e-12) if inside.any() else 1e-12

@@ -1,9 +1,10 @@
 """Fourier interpolation of images: to another pixel size, and by a sub-pixel shift.
 
 Both keep the centre pixel `n // 2` where it is (the table in `pipeline/__init__.py`) and both
-continue the image by its mirror image, which fades into the mean of the border, before they
-transform it: the transform is periodic, and the jump between opposite borders would otherwise
-ring into the sample.
+continue the image by its mirror image. The shift is a Fourier transform, which is periodic: there
+the mirror image fades into the mean of the border, for the jump between opposite borders would
+otherwise ring into the sample. The change of pixel size is the same interpolation (a sinc) under a
+Kaiser window, so that the border is felt nowhere but within `KERNEL` pixels of it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ SAME_SCALE = 1e-6
 detector in use."""
 
 PAD = 24
-"""Least mirrored border [pixel]; what the closure of the period disturbs stays inside it."""
+"""Least mirrored border of a shift [pixel]; what the closure of the period disturbs stays there."""
+
+KERNEL = 24
+"""Half width of the interpolation kernel [pixel of the coarser grid]."""
+
+KAISER = 12.0
+"""Shape of its window: errors near 1e-6 for all that lies below 87 % of the Nyquist frequency."""
 
 
 def fourier_resample(
@@ -33,9 +40,9 @@ def fourier_resample(
 ) -> NDArray[Any]:
     """Resample images from one pixel size to another about the centre pixel.
 
-    Exact for images without content above the lower of the two Nyquist frequencies, apart from a
-    band along the border where the mirrored continuation is felt. Equal pixel sizes and shapes
-    return a copy to the bit.
+    Exact to 1e-6 for images without content above 87 % of the lower of the two Nyquist
+    frequencies, apart from `KERNEL` pixels along the border where the mirrored continuation is
+    felt. Equal pixel sizes and shapes return a copy to the bit.
 
     Parameters
     ----------
@@ -164,38 +171,23 @@ def _scale_matrices(
 
 @lru_cache(maxsize=32)
 def _interpolation_matrix(n_in: int, n_out: int, ratio: float) -> NDArray[np.float64]:
-    """Trigonometric interpolation of a mirrored line at `ratio`-spaced points, as a matrix.
+    """Windowed-sinc interpolation of a mirrored line at `ratio`-spaced points, as a matrix.
 
-    Frequencies above the Nyquist frequency of the output are left out.
+    The cut-off lies at the Nyquist frequency of the coarser grid.
     """
     at = (np.arange(n_out) - n_out // 2) * ratio + n_in // 2
+    stretch = max(1.0, ratio)
+    reach = int(np.ceil(KERNEL * stretch))
     beyond = int(np.ceil(max(0.0, -at.min(), at.max() - (n_in - 1))))
-    pad = beyond + max(PAD, n_in // 8)
-    continued = _mirror_matrix(n_in, pad)
-    period = continued.shape[0]
-    highest = (period - 1) // 2 if ratio <= 1.0 else int(period * 0.5 / ratio)
-    distance = at[:, None] + pad - np.arange(period)
-    terms = 2 * highest + 1
-    below = np.sin(np.pi * distance / period)
-    on_grid = np.abs(below) < 1e-13
-    above = np.sin(np.pi * terms * distance / period)
-    kernel = np.where(on_grid, terms, above / np.where(on_grid, 1.0, below)) / period
-    matrix: NDArray[np.float64] = kernel @ continued
+    index = np.pad(np.arange(n_in), beyond + reach, mode="symmetric")
+    distance = (at[:, None] + beyond + reach - np.arange(index.size)) / stretch
+    inside = np.clip(1.0 - (distance / KERNEL) ** 2, 0.0, None)
+    kernel = np.sinc(distance) * np.where(inside > 0.0, np.i0(KAISER * np.sqrt(inside)), 0.0)
+    # The window disturbs the sum by 1e-7 or so; air has to stay at zero and a constant one.
+    kernel /= kernel.sum(axis=1, keepdims=True)
+    matrix = np.zeros((n_out, n_in))
+    np.add.at(matrix.T, index, kernel.T)
     matrix.flags.writeable = False
-    return matrix
-
-
-def _mirror_matrix(n: int, pad: int) -> NDArray[np.float64]:
-    """Mirrored continuation by `pad` pixels on both sides (one more after), fading to the mean.
-
-    The length is odd, so that no frequency stands alone at Nyquist.
-    """
-    after = pad + (n + 1) % 2
-    index = np.pad(np.arange(n), (pad, after), mode="symmetric")
-    weight = _fade(n, pad, after)
-    matrix = np.zeros((index.size, n))
-    matrix[np.arange(index.size), index] = weight
-    matrix[:, [0, -1]] += 0.5 * (1.0 - weight)[:, None]
     return matrix
 
 

@@ -19,6 +19,7 @@ from pipeline.io.products import DensityMap, Figure, GrainMap, ResultData
 from pipeline.io.results import read_result, whole_or_nothing
 from pipeline.report import figures, slices
 from pipeline.report.markup import format_number, picture, pretty, table, words
+from pipeline.report.quality import quality_section
 from pipeline.report.style import STYLE
 
 LARGEST_GRAINS = 12
@@ -86,6 +87,7 @@ def render_report(data: ResultData, score: Mapping[str, Mapping[str, Any]] | Non
         ("scalar", "Scalar tomogram", lambda: _scalar(data)),
         ("resolution", "Resolution", lambda: _resolution(data)),
         ("projections", "Projections", lambda: _projections(data)),
+        ("quality", "Quality of the projections", lambda: quality_section(data.quality)),
         ("alignment", "Alignment", lambda: _alignment(data)),
         ("convergence", "Convergence of the reconstructions", lambda: _residuals(data)),
         ("numbers", "All numbers", lambda: _numbers(quoted)),
@@ -196,9 +198,8 @@ def _orientation(data: ResultData) -> str:
                     lines=[(typical, f"median {typical:.2f}°")],
                 ),
                 "Histogram of the uncertainty of the axis",
-                "Uncertainty (rms angle) of each voxel's axis, from two reconstructions with half "
-                "of the projections each: noise alone. Alignment, prior and resolution, which "
-                "the halves share, are not in it.",
+                "Uncertainty (rms angle) of each voxel's axis, from a twin of the data that was "
+                "made of this result and reconstructed alike: noise, prior and resolution.",
             )
         )
     parts.append("</div>")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import typer
 import yaml
@@ -108,3 +112,36 @@ def test_the_demo_gives_the_numbers(tmp_path: Path) -> None:
         assert measured[name] == pytest.approx(value, rel=0.1, abs=0.1), name
     for name, (low, high) in FLOORS.items():
         assert low <= measured[name] <= high, name
+
+
+METALATTICE = ROOT / ".." / "shared" / "data" / "resire-v-metalattice"
+
+
+def lattice_rows() -> dict[str, list[float]]:
+    """Recipe of each row of the README's table of the published data, and its correlations."""
+    rows = re.findall(r"^\| (.+?) \| ([0-9.]+) \| ([0-9.]+) \| ([0-9.]+) \|$", README, re.MULTILINE)
+    found = {}
+    for name, *values in rows:
+        recipe = re.search(r"`(.+)`", name)
+        key = recipe.group(1) if recipe else "{}" if name == "empty recipe" else ""
+        found[key] = [float(value) for value in values]
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not METALATTICE.exists(), reason="the published data are not beside this tree")
+@pytest.mark.parametrize("recipe", ["{}", "vector: {constant_magnitude: true}"])
+def test_the_published_data_give_the_numbers(
+    recipe: str, tmp_path: Path, prefect_api: str, cli: Callable[..., Any]
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    lattice, result = tmp_path / "lattice", tmp_path / "result"
+    assert cli("import", "resire-v", METALATTICE, "--out", lattice).returncode == 0
+    done = cli(
+        "run", lattice / "beamtime.yaml", "--out", result, "--recipe", tmp_path / "recipe.yaml"
+    )
+    assert done.returncode == 0, done.stderr
+    score = json.loads(cli("score", result, "--truth", lattice / "truth.h5", "--json").stdout)
+    found = [score[f"correlation_{axis}"]["value"] for axis in "xyz"]
+    np.testing.assert_allclose(found, lattice_rows()[recipe], atol=0.002)
+    assert all(np.array(found) >= (0.975, 0.972, 0.995))

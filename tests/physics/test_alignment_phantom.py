@@ -13,14 +13,17 @@ from scipy.spatial.transform import Rotation
 
 from pipeline.align.assemble import nominal_base, place
 from pipeline.align.consistency import align_series, alignment_residual
+from pipeline.align.motion import move_frame
 from pipeline.align.pairs import average_pair, register_pair
 from pipeline.align.register import register_volumes
 from pipeline.io.beamtime import load_beamtime, series_angles
 from pipeline.io.raw import inspect_series, read_series
 from pipeline.preprocess.prepare import prepare_series
+from pipeline.preprocess.resample import shift_frames
 from pipeline.simulate.beamtime import simulate_beamtime
 from pipeline.stacks import PhaseStack
 from pipeline.tomography.geometry import rotation_y
+from schemas.recipe import AlignSettings
 
 FEPT = Path(__file__).parents[2] / "../shared/data/fept-misaligned"
 
@@ -82,6 +85,74 @@ def test_an_axis_off_the_centre_is_found(phantom):
     found = align_series(np.roll(-matter, 3, axis=2).astype(np.float32), angles)
     offset = np.array([0.0, 3.0])
     assert alignment_residual(found.shifts, -shifts - offset, angles)[0] < 0.05
+
+
+def test_a_tilt_of_the_axis_is_corrected(phantom):
+    matter, angles, shifts = phantom
+    turned = [move_frame(frame, 0.0, 0.0, np.deg2rad(1.0)) for frame in matter.astype(np.float32)]
+    found = align_series(-np.stack(turned), angles)
+    assert found.axis_tilt_deg == pytest.approx(-1.0, abs=0.05)
+    assert np.allclose(found.turns_rad, np.deg2rad(found.axis_tilt_deg), atol=1e-3)
+    # Frames are turned back first, then shifted as if the axis had been upright.
+    assert alignment_residual(found.shifts, -shifts, angles)[0] < 0.03
+    kept = align_series(-np.stack(turned), angles, AlignSettings(refine_axis=False))
+    # One round sees most of a tilt, but not all while the volume is blurred by it.
+    assert -1.0 < kept.axis_tilt_deg < -0.5
+    assert not kept.turns_rad.any()
+
+
+def test_similarity_finds_turns_and_scales_too(phantom):
+    matter, angles, shifts = phantom
+    rng = np.random.default_rng(2)
+    turns, scales = rng.normal(0, 0.01, 48), np.exp(rng.normal(0, 0.006, 48))
+    frames = np.stack(
+        [
+            move_frame(frame, 0.0, 0.0, turn, scale)
+            for frame, turn, scale in zip(matter.astype(np.float32), turns, scales, strict=True)
+        ]
+    )
+    found = align_series(-frames, angles, AlignSettings(model="similarity"))
+    assert alignment_residual(found.shifts, -shifts, angles)[0] < 0.06
+    sinusoid = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    rest = found.turns_rad + turns
+    rest -= sinusoid @ np.linalg.lstsq(sinusoid, rest, rcond=None)[0]
+    assert rest.std() < 1e-3
+    growth = np.log(found.scales * scales)
+    assert growth.std() < 1e-3
+
+
+@pytest.mark.parametrize("columns", [slice(24, None), slice(0, 42)])
+def test_a_sample_that_leaves_the_field_is_aligned(phantom, columns):
+    matter, angles, shifts = phantom
+    noise = np.random.default_rng(4).normal(0, 3e-3, matter.shape)
+    frames = (-matter + noise)[:, :, columns].astype(np.float32)
+    centre = (frames.shape[2] // 2) - (32 - (columns.start or 0))
+    found = align_series(frames, angles)
+    assert found.partial.sum() > 20
+    rms, _ = alignment_residual(found.shifts, -shifts + [0.0, centre], angles)
+    # Nearly a third of the sample is never seen in some of the frames.
+    assert rms < 0.15
+    assert found.volume.shape[0] > frames.shape[2] // 2
+
+
+def test_what_is_aligned_stays_and_costs_little(phantom):
+    matter, angles, shifts = phantom
+    still = shift_frames(-matter.astype(np.float32), -shifts)
+    found = align_series(still, angles)
+    assert len(found.residual) <= 4
+    assert alignment_residual(found.shifts, np.zeros((48, 2)), angles)[0] < 0.02
+    again = align_series(still, angles, start=found.shifts)
+    assert set(again.levels) == {1}
+    assert np.abs(again.shifts - found.shifts).max() < 0.03
+
+
+def test_stopping_early_keeps_what_is_there(phantom):
+    matter, angles, shifts = phantom
+    found = align_series(-matter.astype(np.float32), angles, stop=lambda: True)
+    assert len(found.residual) == 1
+    assert not found.converged
+    assert alignment_residual(found.shifts, -shifts, angles)[0] < 0.5
+    assert found.volume.max() > 0
 
 
 @pytest.fixture(scope="module")
@@ -169,4 +240,17 @@ def test_published_missing_wedge_aligns():
     applied = np.loadtxt(FEPT / "fept_shifts.txt")[8:29, [1, 0]]
     angles = np.deg2rad(np.arange(-50.0, 51.0, 5.0))
     found = align_series(gaussian_filter(frames, (0, 0.5, 0.5)), angles)
+    assert np.abs(alignment_residual(found.shifts, -applied, angles)[1]).max() < 0.5
+
+
+@pytest.mark.skipif(not FEPT.exists(), reason="../shared/data/fept-misaligned is not there")
+@pytest.mark.parametrize(("name", "kept"), [("noisy", slice(None)), ("mw", slice(8, 29))])
+def test_published_shifts_on_noisy_and_missing_wedge_sets(name, kept):
+    content = loadmat(FEPT / f"projections_FePt_{name}.mat")
+    stored = next(value for key, value in content.items() if not key.startswith("__"))
+    applied = np.loadtxt(FEPT / "fept_shifts.txt")[kept][:, [1, 0]]
+    frames = (-stored / stored.max()).transpose(2, 1, 0).astype(np.float32)
+    moved = [np.roll(f, s.astype(int), (0, 1)) for f, s in zip(frames, applied, strict=True)]
+    angles = np.deg2rad(np.arange(-90.0, 91.0, 5.0))[kept]
+    found = align_series(np.stack(moved), angles)
     assert np.abs(alignment_residual(found.shifts, -applied, angles)[1]).max() < 0.5

@@ -10,6 +10,7 @@ from pipeline.align.assemble import (
     difference,
     fit_shape,
     mean,
+    measured_pixels,
     nominal_base,
     place,
     scalar_channel,
@@ -47,6 +48,35 @@ def test_frames_come_to_their_place_in_the_sample_frame():
     assert placed.noise == 1e-3
     with pytest.raises(GeometryError, match=r"expected shifts \(3, 2\), found \(2, 2\)"):
         place(stack, shifts[:2], base)
+
+
+def test_frames_are_turned_and_scaled_before_they_are_shifted():
+    frames = np.stack([spot((10.0, 4.0))] * 3)
+    stack = PhaseStack(frames, ANGLES, 3e-8, 5468.0, 1e-3, {})
+    shifts = np.tile([2.0, -3.0], (3, 1))
+    placed = place(stack, shifts, np.eye(3), turns_rad=np.full(3, 0.2), scales=np.ones(3))
+    x, y = 10 * np.cos(0.2) - 4 * np.sin(0.2) - 3, 10 * np.sin(0.2) + 4 * np.cos(0.2) + 2
+    assert np.abs(placed.data[0] - spot((x, y))).max() < 1e-3
+
+
+def test_content_beyond_a_small_frame_is_not_lost():
+    stack = PhaseStack(np.stack([spot((-14.0, 0.0))] * 3), ANGLES, 3e-8, 5468.0, 1e-3, {})
+    shifts = np.tile([0.0, -18.0], (3, 1))
+    placed = place(stack, shifts, np.eye(3), shape=(48, 80))
+    assert np.abs(placed.data[0] - spot((-32.0, 0.0), 80)[16:64]).max() < 2e-3
+    assert measured_pixels(stack, shifts, shape=(48, 80)) is None
+
+
+def test_what_was_not_measured_has_no_weight():
+    stack = PhaseStack(np.stack([spot((-23.0, 0.0))] * 3), ANGLES, 3e-8, 5468.0, 1e-3, {})
+    shifts = np.tile([0.0, 10.0], (3, 1))
+    weights = measured_pixels(stack, shifts)
+    assert weights is not None
+    assert weights.shape == (3, 48, 48)
+    assert not weights[:, :, :12].any()
+    assert weights[:, :, 12:].all()
+    with pytest.raises(GeometryError, match=r"expected shifts \(3, 2\), found \(2, 2\)"):
+        measured_pixels(stack, shifts[:2])
 
 
 def aligned(value, noise=0.3, shape=(3, 8, 8), pixel=3e-8, turned=0.0):

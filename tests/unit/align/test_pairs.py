@@ -61,6 +61,14 @@ def test_pair_is_registered_projection_by_projection():
     assert np.abs(mean - a.data).max() < 0.02
 
 
+def test_mean_takes_nothing_from_beyond_the_field_of_a_partner():
+    # Both show a sample that goes on beyond low x; the partner saw ten columns less of it.
+    whole = grains((0, 0), 0.0)[:, 30:]
+    part = np.pad(grains((0, 0), 0.0)[:, 40:], ((0, 0), (0, 10)), mode="edge")
+    mean = average_pair(stack([whole]), stack([part]), np.array([[0.0, 10.0]]))
+    assert np.abs(mean[0] - whole).max() < 0.01
+
+
 def test_strangers_are_refused():
     frame = grains((0, 0), 0.0)
     with pytest.raises(InputError, match=r"stacks of one shape, found \(2, 80, 80\) and \(1, 80"):

@@ -16,6 +16,7 @@ from pipeline.io.products import (
     ResolutionCurve,
     ResultData,
     SeriesAlignment,
+    SeriesQuality,
 )
 from schemas.recipe import GrainSettings
 
@@ -63,6 +64,23 @@ def test_one_crystal():
     assert "residual_empty" not in values
     assert figures["electron_density_v2o5"].unit == "e/Å³"
     assert all(figure.description.endswith(".") for figure in figures.values())
+
+
+def test_projections_proposed_for_exclusion_are_counted():
+    def quality(outliers):
+        n = len(outliers)
+        nothing = np.zeros((n, 5))
+        reasons = tuple("blur" if out else "" for out in outliers)
+        index = np.arange(n)
+        return SeriesQuality(np.arange(n) * 1.0, index, nothing, nothing, outliers, reasons, (9,))
+
+    bad = quality(np.array([False, True, True]))
+    good = quality(np.zeros(3, bool))
+    figures = summarise(ResultData("pillar", PIXEL, quality={"a": bad, "b": good}))
+    assert figures["frames_proposed_for_exclusion_a"].value == 2
+    assert figures["frames_proposed_for_exclusion_b"].value == 0
+    assert bad.proposal == "exclude: [1, 2, 9]"
+    assert good.proposal == ""
 
 
 def test_axes_without_preference_have_no_texture():

@@ -47,7 +47,8 @@ def test_a_folder_for_each_series(tmp_path: Path) -> None:
     assert "series[0].polarisation: nothing says it for 'offres'" in text
     assert "series[*].tilt: tilt_deg and pre_rotation_deg are in no file" in text
     assert path.read_text().startswith("# series[")
-    assert len(notes) == 6
+    assert "series[*].rows: which way the rows run is in no file and left at 'up'" in text
+    assert len(notes) == 7
 
 
 def test_series_told_by_the_names_in_one_folder(tmp_path: Path) -> None:

@@ -2,13 +2,20 @@
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from pipeline.errors import InputError
 from pipeline.io.ptychoshelves import write_projection
-from pipeline.io.raw import inspect_series, load_rotations, read_series
+from pipeline.io.raw import (
+    inspect_series,
+    load_rotations,
+    load_stack,
+    read_series,
+    sample_series,
+)
 from schemas.series import Series
 
 
@@ -65,6 +72,52 @@ def test_conjugated_files_have_matter_negative(
 ) -> None:
     turned = series.model_copy(update={"conjugate": True})
     np.testing.assert_array_equal(list(read_series(turned, tmp_path)), frames.conj())
+
+
+def test_rows_that_run_down_are_turned(tmp_path: Path, series: Series, frames: np.ndarray) -> None:
+    assert series.rows == "up"
+    turned = series.model_copy(update={"rows": "down"})
+    np.testing.assert_array_equal(list(read_series(turned, tmp_path)), frames[:, ::-1])
+    both = series.model_copy(update={"rows": "down", "conjugate": True})
+    np.testing.assert_array_equal(list(read_series(both, tmp_path)), frames[:, ::-1].conj())
+    with pytest.raises(ValidationError, match="Input should be 'up' or 'down'"):
+        Series.model_validate(series.model_dump() | {"rows": "sideways"})
+
+
+@pytest.mark.parametrize("ny", [6, 7])
+@pytest.mark.parametrize("state", ["phase", "aligned", "differenced"])
+def test_aligned_rows_keep_their_origin(tmp_path: Path, ny: int, state: str) -> None:
+    stack = np.random.default_rng(0).normal(size=(3, ny, 8)).astype(np.float32)
+    with h5py.File(tmp_path / "stack.h5", "w") as file:
+        file["exchange/data"] = stack
+        file["exchange/theta"] = np.arange(3.0)
+    series = Series(
+        name="s",
+        state=state,
+        format="dataexchange",
+        files=["stack.h5"],
+        rows="down",
+        tilt={"name": "t"},
+        energy={"energy_ev": 700.0},
+        contrast="scalar" if state == "differenced" else None,
+    )
+    found = load_stack(series, tmp_path)
+    if state == "phase":
+        np.testing.assert_array_equal(found, stack[:, ::-1])
+        return
+    # Row n // 2 stays where it is; what has no place beyond it is the lowest row of the file.
+    np.testing.assert_array_equal(found[:, ny // 2], stack[:, ny // 2])
+    above = stack[:, : ny // 2][:, ::-1] if ny % 2 else stack[:, 1 : ny // 2][:, ::-1]
+    np.testing.assert_array_equal(found[:, ny // 2 + 1 :], above)
+
+
+def test_samples_are_spread_and_other_files_stay_closed(
+    tmp_path: Path, series: Series, frames: np.ndarray
+) -> None:
+    np.testing.assert_array_equal(list(sample_series(series, tmp_path, 2)), frames[[0, 3]])
+    np.testing.assert_array_equal(list(sample_series(series, tmp_path, 9)), frames)
+    kept = series.model_copy(update={"exclude": [0, 3]})
+    np.testing.assert_array_equal(list(sample_series(kept, tmp_path, 2)), frames[[1, 2]])
 
 
 def test_angles_may_differ_by_whole_turns_and_by_a_readback(tmp_path: Path, series: Series) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.io import results
+from pipeline.io.quality import read_quality, save_quality
 from pipeline.io.results import (
     DensityMap,
     Figure,
@@ -24,6 +25,7 @@ from pipeline.io.results import (
     ScalarMap,
     SeriesAlignment,
     SeriesPreview,
+    SeriesQuality,
     read_result,
     write_result,
     write_summary,
@@ -78,6 +80,26 @@ def _full(rng: np.random.Generator) -> ResultData:
         ),
         resolution={"density": ResolutionCurve(curve, curve, curve, curve, 4e-8, np.nan)},
         alignment={"tilt1_lh": SeriesAlignment(np.ones((3, 2)), np.arange(3.0), np.ones((2, 3)))},
+        quality={
+            "tilt1_lh": SeriesQuality(
+                angles_deg=np.arange(3.0),
+                indices=np.array([0, 2, 3]),
+                measures=rng.random((3, 5)),
+                scores=rng.random((3, 5)),
+                outliers=np.array([False, True, False]),
+                reasons=("", "blur 4, neighbours 2", ""),
+                excluded=(1,),
+                notes=("Cut to rows 1 to 9.",),
+            ),
+            "tilt1_lv": SeriesQuality(
+                np.zeros(1),
+                np.zeros(1, int),
+                np.ones((1, 5)),
+                np.ones((1, 5)),
+                np.zeros(1, bool),
+                ("",),
+            ),
+        },
         mountings={"tilt1": Mounting(np.eye(3), np.zeros(3), 1.0)},
         residuals={"orientation": np.array([1.0, 0.5])},
         previews={
@@ -105,6 +127,12 @@ def test_reads_back_what_was_written(tmp_path):
     data = _full(np.random.default_rng(0))
     write_result(tmp_path / "result.nxs", data)
     assert _same(data, read_result(tmp_path / "result.nxs"))
+
+
+def test_quality_between_two_steps(tmp_path):
+    for quality in _full(np.random.default_rng(0)).quality.values():
+        save_quality(tmp_path / "quality.npz", quality)
+        assert _same(quality, read_quality(tmp_path / "quality.npz"))
 
 
 def _nxdata(group: h5py.Group) -> list[h5py.Group]:

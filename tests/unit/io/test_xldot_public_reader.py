@@ -96,6 +96,7 @@ def test_import(folder: tuple[Path, dict], tmp_path: Path) -> None:
     assert series_angles(series, loaded.folder).tolist() == [0.0, 45.0, 90.0, 135.0]
     assert any("with factor 50; energy and pixel size give 50.0" in note for note in notes)
     assert any("the files hold none" in note for note in notes)
+    assert any("rows: up" in note for note in notes)
 
 
 def test_import_of_half_a_pair(folder: tuple[Path, dict], tmp_path: Path) -> None:

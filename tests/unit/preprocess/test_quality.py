@@ -10,15 +10,15 @@ from scipy.ndimage import gaussian_filter
 
 from pipeline.errors import InputError
 from pipeline.io import reader_for
+from pipeline.preprocess.crop import crop_valid_border
 from pipeline.preprocess.phase import extract_phase
 from pipeline.preprocess.quality import (
     MEASURES,
-    crop_valid_border,
     frame_quality,
     missing_area,
-    phase_residues,
 )
 from pipeline.preprocess.rectangle import largest_rectangle
+from pipeline.preprocess.residues import phase_residues
 
 N = 96
 Y, X = np.mgrid[:N, :N].astype(float) - N // 2

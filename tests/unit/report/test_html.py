@@ -28,10 +28,12 @@ from pipeline.io.products import (
     ScalarMap,
     SeriesAlignment,
     SeriesPreview,
+    SeriesQuality,
 )
 from pipeline.io.results import write_result
 from pipeline.report.html import render_report, write_report
 from pipeline.report.markup import format_number
+from pipeline.report.quality import quality_section
 from schemas.provenance import Provenance, StepRecord
 from schemas.recipe import GrainSettings
 
@@ -46,6 +48,7 @@ SECTIONS = (
     "scalar",
     "resolution",
     "projections",
+    "quality",
     "alignment",
     "convergence",
     "numbers",
@@ -83,6 +86,22 @@ class _Page(HTMLParser):
         self.text += data
 
 
+def _quality() -> SeriesQuality:
+    scores = np.zeros((5, 5))
+    scores[3, 2] = 9.0
+    reasons = ("", "", "", "blur 4.1 <b>, neighbours 2.4", "")
+    return SeriesQuality(
+        np.arange(5.0) * 36,
+        np.arange(5) + 1,
+        np.ones((5, 5)),
+        scores,
+        scores.max(axis=1) > 6,
+        reasons,
+        (0,),
+        ("Cut to rows 1 to 9 & more.",),
+    )
+
+
 def _orientation_result() -> ResultData:
     rng = np.random.default_rng(0)
     z, _, x = np.meshgrid(*[np.arange(n) - n // 2 for n in SHAPE], indexing="ij")
@@ -109,6 +128,7 @@ def _orientation_result() -> ResultData:
         alignment={"tilt1_lh": SeriesAlignment(np.ones((5, 2)), np.arange(5.0), np.ones((3, 5)))},
         mountings={"tilt1": Mounting(np.eye(3), np.zeros(3), 0.99)},
         residuals={"orientation": np.array([1.0, 0.5, 0.25])},
+        quality={"tilt1_lh": _quality()},
         previews={"tilt1_lh": SeriesPreview(image, image, np.array([0.0, 90.0]), PIXEL)},
         provenance=Provenance(
             software_version="0.1.0",
@@ -154,6 +174,19 @@ def test_every_product_has_its_section_and_every_link_a_target(page_text):
     assert page.sections == expected
     targets = {reference[1:] for reference in page.references if reference.startswith("#")}
     assert targets == set(expected)
+
+
+def test_bad_projections_are_named_with_the_line_to_paste(page_text):
+    page = _Page(page_text)
+    assert "Unlike their neighbours: 1 of 5. They were used" in page.text
+    assert "blur 4.1 <b>, neighbours 2.4" in page.text
+    assert "exclude: [0, 4]" in page.text
+    assert "Cut to rows 1 to 9 & more." in page.text
+    clean = dataclasses.replace(_quality(), outliers=np.zeros(5, bool), scores=np.zeros((5, 5)))
+    text = quality_section({"a": clean})
+    assert "No projection is unlike its neighbours." in text
+    assert "exclude:" not in text
+    assert quality_section({}) == ""
 
 
 def test_every_picture_shows_something_and_has_a_text(page_text):

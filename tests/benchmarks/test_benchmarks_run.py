@@ -1,0 +1,46 @@
+"""Benchmarks run once at their smallest size, so that they cannot rot."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+def script(name: str) -> ModuleType:
+    """A script of this folder, as a module."""
+    path = Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Data classes look their module up.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def alignment() -> ModuleType:
+    return script("alignment")
+
+
+@pytest.mark.slow
+def test_alignment_meets_its_floors_at_tiny_size(alignment, capsys):
+    rows = alignment.main(["--size", "tiny", "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    assert [row["measure"] for row in printed] == [row.measure for row in rows]
+    assert len(rows) >= 11
+    for row in rows:
+        assert row.value <= row.floor, str(row)
+
+
+def test_alignment_prints_a_table(alignment, capsys):
+    alignment.main(["--size", "tiny", "--rows", "scale"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert all("floor" in line and "goal" in line for line in lines)
