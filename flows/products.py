@@ -22,7 +22,7 @@ from pipeline.analyse.density import (
     shell_mask,
 )
 from pipeline.analyse.grains import segment_grains
-from pipeline.analyse.resolution import fourier_shell_correlation, soft_mask
+from pipeline.analyse.resolution import fourier_shell_correlation, interior_mask, soft_mask
 from pipeline.analyse.summary import summarise
 from pipeline.analyse.uncertainty import half_set_noise, orientation_uncertainty
 from pipeline.constants import density_per_radian
@@ -365,14 +365,14 @@ def _resolution(
     pixel: float,
 ) -> dict[str, ResolutionCurve]:
     """Curves of the density, and of the components of the tensor that are axes."""
-    mask = soft_mask(support)
     curves = {}
     if parts.density is not None:
         with np.load(parts.density / "halves.npz") as halves:
             curves["density"] = fourier_shell_correlation(
-                halves["first"], halves["second"], pixel, mask
+                halves["first"], halves["second"], pixel, soft_mask(support)
             )
     if tensors is not None:
+        mask = interior_mask(support)
         for index, name in enumerate(("xx", "yy", "zz")):
             curves[f"orientation_{name}"] = fourier_shell_correlation(
                 tensors[0][index], tensors[1][index], pixel, mask

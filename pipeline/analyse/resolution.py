@@ -37,6 +37,27 @@ def soft_mask(
     return mask
 
 
+def interior_mask(support: NDArray[np.bool_], edge_voxels: float = 6.0) -> NDArray[np.float32]:
+    """Mask with a smooth edge inside the support, for fields that were made zero outside of it.
+
+    Both halves of such a field end at the same sharp surface, which correlates them at every
+    frequency where the mask does not keep away from it.
+
+    Parameters
+    ----------
+    support : (z, y, x) bool, where the field may differ from zero.
+    edge_voxels : depth [voxel] over which the mask rises from zero to one, as a squared sine.
+
+    Returns
+    -------
+    (z, y, x) float32, 0 to 1.
+    """
+    depth = ndimage.distance_transform_edt(np.pad(support, 1))[1:-1, 1:-1, 1:-1]
+    rise = np.clip((depth - 1.0) / edge_voxels, 0.0, 1.0)
+    mask: NDArray[np.float32] = (np.sin(0.5 * np.pi * rise) ** 2).astype(np.float32)
+    return mask
+
+
 def fourier_shell_correlation(
     first: NDArray[np.floating],
     second: NDArray[np.floating],

@@ -74,9 +74,16 @@ def score_plot(series: SeriesQuality) -> bytes:
             ax.annotate(
                 str(series.indices[k]), where, xytext=(5, 5), textcoords="offset points", color=INK
             )
-        # One bad projection must not flatten all others.
-        ax.set_yscale("symlog", linthresh=10.0)
-        ax.set_ylim(0.0, 1.6 * max(THRESHOLD, float(worst.max(initial=0.0))))
+        highest = 1.6 * max(THRESHOLD, float(worst.max(initial=0.0)))
+        if highest > 10.0 * THRESHOLD:
+            # One bad projection must not flatten all others.
+            ax.set_yscale("symlog", linthresh=THRESHOLD)
+        else:
+            ax.set_yticks([0.0, 0.5 * THRESHOLD, THRESHOLD])
+        ax.set_ylim(0.0, highest)
+        ax.annotate(
+            "limit", (1.0, THRESHOLD), xycoords=("axes fraction", "data"), ha="right", va="bottom"
+        )
         ax.set_xlabel("rotation angle [degree]")
         ax.set_ylabel("score")
         handles, labels = ax.get_legend_handles_labels()

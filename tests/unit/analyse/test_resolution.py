@@ -9,6 +9,7 @@ from pipeline.analyse.resolution import (
     crossing,
     fourier_shell_correlation,
     information_threshold,
+    interior_mask,
     soft_mask,
 )
 from pipeline.errors import InputError
@@ -115,3 +116,26 @@ def test_empty_volumes_give_a_curve_of_zeros():
     curve = fourier_shell_correlation(a, a, PIXEL)
     assert not curve.correlation.any()
     assert np.isnan(curve.half_bit_resolution_m)
+
+
+def test_a_common_surface_is_not_resolution() -> None:
+    """Independent noise that ends at the same sharp support agrees at no frequency."""
+    rng = np.random.default_rng(3)
+    z, y, x = np.indices((48, 48, 48)) - 24
+    support = (x**2 + y**2 + z**2) < 20**2
+    halves = [(1.0 + 0.3 * rng.standard_normal(support.shape)) * support for _ in range(2)]
+    inside = fourier_shell_correlation(*halves, 1e-9, interior_mask(support))
+    whole = fourier_shell_correlation(*halves, 1e-9)
+    high = slice(len(inside.correlation) // 2, None)
+    assert np.abs(inside.correlation[high]).mean() < 0.03
+    assert whole.correlation[high].mean() > 3 * np.abs(inside.correlation[high]).mean()
+
+
+def test_an_interior_mask_is_zero_at_the_surface_and_one_inside() -> None:
+    support = np.zeros((30, 30, 30), bool)
+    support[2:28, 2:28, :] = True
+    mask = interior_mask(support, 4.0)
+    assert mask[2].max() == 0.0
+    assert mask[:, :, 0].max() == 0.0
+    assert mask[15, 15, 15] == 1.0
+    assert np.abs(np.diff(mask, axis=0)).max() < 0.5
