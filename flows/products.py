@@ -1,6 +1,6 @@
 """The last stages of a run: density, grains, uncertainty, resolution, and the files of the result.
 
-Like `flows/stages.py`: plain functions, files in and files out.
+Like `flows/stages.py` and `flows/solves.py`: plain functions, files in and files out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.stages import PREVIEWS, crop, load_all, read_json
+from flows.solves import crop, load_all, read_json
+from flows.stages import PREVIEWS
 from pipeline.analyse.density import (
     air_noise,
     electron_density,

@@ -14,7 +14,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 
-from flows import products, stages
+from flows import products, solves, stages
 from flows.run import Group, Run
 from flows.steps import StepResult, Unkeyed
 from pipeline.io.products import UNKNOWN_PIXEL_SIZE_M
@@ -111,7 +111,7 @@ def enter_differenced(run: Run, series: Series) -> StepResult:
 def scalar(run: Run, stacks: Sequence[Path]) -> StepResult:
     """Scalar tomogram, from which the support is found."""
     arguments = {"stacks": list(stacks), "settings": run.recipe.scalar}
-    return run.solve("scalar", stages.solve_scalar, arguments, log=get_run_logger().info)
+    return run.solve("scalar", solves.solve_scalar, arguments, log=get_run_logger().info)
 
 
 @task(name="support", **OPTIONS)
@@ -125,7 +125,7 @@ def support(run: Run, volume: StepResult | None) -> StepResult:
         "shape": run.layout.volume_shape,
         "settings": run.recipe.support,
     }
-    return run.step("support", stages.make_support, arguments, log=get_run_logger().info)
+    return run.step("support", solves.make_support, arguments, log=get_run_logger().info)
 
 
 @task(name="density", **OPTIONS)
@@ -164,7 +164,7 @@ def orientation(
         "half": half,
         "like": None if whole is None else whole.path("found.json"),
     }
-    return run.solve(name, stages.solve_orientation, arguments, log=get_run_logger().info)
+    return run.solve(name, solves.solve_orientation, arguments, log=get_run_logger().info)
 
 
 @task(name="orientation twin", **OPTIONS)
@@ -179,7 +179,7 @@ def twin(run: Run, stacks: Sequence[Path], whole: StepResult, inside: StepResult
         "seed": run.recipe.seed,
     }
     log = get_run_logger().info
-    return run.solve("orientation-twin", stages.solve_twin, arguments, log=log)
+    return run.solve("orientation-twin", solves.solve_twin, arguments, log=log)
 
 
 @task(name="magnetisation", **OPTIONS)
@@ -191,7 +191,7 @@ def magnetisation(run: Run, stacks: Sequence[Path], inside: StepResult) -> StepR
         "settings": run.recipe.vector,
         "seed": run.recipe.seed,
     }
-    return run.solve("magnetisation", stages.solve_vector, arguments, log=get_run_logger().info)
+    return run.solve("magnetisation", solves.solve_vector, arguments, log=get_run_logger().info)
 
 
 @task(name="assess orientation", **OPTIONS)

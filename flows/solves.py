@@ -1,0 +1,281 @@
+"""The reconstructions of a run as plain functions: files in, files out.
+
+Like `flows/stages.py`. The data term of each is made by a `Problem`: in this process, or on the
+workers of a cluster.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.align.assemble import concatenate
+from pipeline.distribute import InProcessLeastSquares
+from pipeline.errors import InputError
+from pipeline.io.hdf5 import open_hdf5
+from pipeline.io.stacks import load_differenced
+from pipeline.progress import ProgressCallback, silent
+from pipeline.reconstruct.ensemble import twin_of_orientation
+from pipeline.reconstruct.orientation import OrientationResult, reconstruct_orientation
+from pipeline.reconstruct.scalar import find_support, reconstruct_scalar
+from pipeline.reconstruct.vector import projector_scheme, reconstruct_vector
+from pipeline.stacks import DifferencedStack
+from pipeline.tomography.geometry import group_by_axis
+from pipeline.tomography.projector import Scheme
+from pipeline.tomography.solvers import LeastSquares
+from schemas.recipe import (
+    OrientationSettings,
+    ScalarSettings,
+    SupportSettings,
+    VectorSettings,
+)
+
+MARGIN = 2
+"""Voxels left around the support when the volume is cut to it."""
+
+Shape3 = tuple[int, int, int]
+
+
+class Problem(Protocol):
+    """Makes the data term of a reconstruction, in this process or on a cluster."""
+
+    def __call__(
+        self,
+        stack: DifferencedStack,
+        volume_shape: Shape3,
+        *,
+        pixel_weights: NDArray[np.float32] | None = None,
+        scheme: Scheme = "series",
+    ) -> LeastSquares:
+        """Data term of `stack` for a volume (z, y, x)."""
+        ...
+
+
+def in_process(
+    stack: DifferencedStack,
+    volume_shape: Shape3,
+    *,
+    pixel_weights: NDArray[np.float32] | None = None,
+    scheme: Scheme = "series",
+) -> LeastSquares:
+    """Data term in this process: the same bits as on a cluster."""
+    return InProcessLeastSquares(stack, volume_shape, pixel_weights, scheme)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, keys in order."""
+    path.write_text(json.dumps(content, indent=1, sort_keys=True))
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON."""
+    return json.loads(path.read_text())
+
+
+def load_all(stacks: Sequence[Path], half: int | None = None) -> DifferencedStack:
+    """Stacks of all mountings as one; or one half of it, every other projection of each axis."""
+    whole = concatenate([load_differenced(path) for path in stacks])
+    if half is None:
+        return whole
+    groups = group_by_axis(whole.rotations)
+    chosen = np.sort(np.concatenate([group.indices[half::2] for group in groups]))
+    return replace(
+        whole,
+        data=whole.data[chosen],
+        rotations=whole.rotations[chosen],
+        weights=whole.weights[chosen],
+    )
+
+
+def solve_scalar(
+    out: Path,
+    stacks: Sequence[Path],
+    settings: ScalarSettings,
+    half: int | None = None,
+    problem: Problem = in_process,
+    progress: ProgressCallback = silent,
+) -> None:
+    """Scalar field, matter positive. Writes `volume.npy` and `residuals.json`."""
+    stack = load_all(stacks, half)
+    _, ny, nx = stack.data.shape
+    term = None if settings.method == "fbp" else problem(stack, (nx, ny, nx))
+    found = reconstruct_scalar(stack, None, settings, problem=term, progress=progress)
+    np.save(out / "volume.npy", found.volume)
+    write_json(out / "residuals.json", found.residuals)
+
+
+def make_support(
+    out: Path,
+    volume: Path | None,
+    known: Path | None,
+    dataset: str,
+    shape: Shape3,
+    settings: SupportSettings,
+) -> None:
+    """Where the sample is: known beforehand, found in the scalar volume, or everywhere.
+
+    Writes `full.npy` on the whole volume and `support.npy`, cut about the centre to the sample.
+    """
+    if known is not None:
+        full = read_support(known, dataset)
+    elif volume is not None:
+        full = find_support(np.load(volume), settings)
+    else:
+        full = np.ones(shape, dtype=np.bool_)
+    np.save(out / "full.npy", full)
+    np.save(out / "support.npy", crop(full, bounding_shape(full)))
+
+
+def read_support(path: Path, dataset: str) -> NDArray[np.bool_]:
+    """Support in an HDF5 file: non-zero inside.
+
+    Raises
+    ------
+    InputError : it is not there, is no volume, or is empty.
+    """
+    with open_hdf5(path) as file:
+        if dataset not in file:
+            raise InputError("dataset is missing", path=path, field=dataset)
+        values = file[dataset][()]
+    if values.ndim != 3 or not values.any():
+        raise InputError(
+            f"expected a volume (z, y, x) that is not zero everywhere, found {values.shape}",
+            path=path,
+            field=dataset,
+        )
+    return np.asarray(values != 0)
+
+
+def bounding_shape(support: NDArray[np.bool_], margin: int = MARGIN) -> Shape3:
+    """Smallest shape, centred at `n // 2` as the support's own, that holds it and a margin."""
+    sizes = []
+    for axis, n in enumerate(support.shape):
+        filled = np.flatnonzero(support.any(axis=tuple(k for k in range(3) if k != axis)))
+        reach = int(np.abs(filled - n // 2).max()) + margin
+        sizes.append(min(2 * reach + 1, n))
+    return sizes[0], sizes[1], sizes[2]
+
+
+def crop(volume: NDArray[Any], shape: Shape3) -> NDArray[Any]:
+    """Cut a volume (..., z, y, x) to a smaller shape about the centre `n // 2`."""
+    z, y, x = (
+        slice(n // 2 - m // 2, n // 2 - m // 2 + m)
+        for n, m in zip(volume.shape[-3:], shape, strict=True)
+    )
+    return np.ascontiguousarray(volume[..., z, y, x])
+
+
+def solve_orientation(
+    out: Path,
+    stacks: Sequence[Path],
+    support: Path,
+    settings: OrientationSettings,
+    seed: int,
+    half: int | None = None,
+    like: Path | None = None,
+    problem: Problem = in_process,
+    progress: ProgressCallback = silent,
+) -> None:
+    """Crystal axes from linear dichroism; of half of the data for the resolution.
+
+    Writes `fields.npz` (`tensor`, `axis`, `magnitude`, `uniaxiality`), `residuals.json`, and
+    `found.json`: the strength of the prior and the sign of the dichroism. Of a half, only the
+    tensor is wanted: linear in the data, with the strength that was found for all data (`like`), so
+    that the halves differ by their noise alone. Half of the data have twice the noise power, hence
+    twice the strength in units of their own data term.
+    """
+    stack = load_all(stacks, half)
+    if like is not None and settings.method == "tensor":
+        smoothness = settings.smoothness
+        if smoothness is None:
+            smoothness = 2.0 * float(read_json(like)["smoothness"])
+        settings = settings.model_copy(update={"smoothness": smoothness, "refine_iterations": 0})
+    inside = np.load(support)
+    found = reconstruct_orientation(
+        stack,
+        inside,
+        settings,
+        seed=seed,
+        problem=problem(stack, inside.shape),
+        progress=progress,
+    )
+    _save_orientation(out, found)
+
+
+def solve_twin(
+    out: Path,
+    stacks: Sequence[Path],
+    fields: Path,
+    like: Path,
+    support: Path,
+    settings: OrientationSettings,
+    seed: int,
+    problem: Problem = in_process,
+    progress: ProgressCallback = silent,
+) -> None:
+    """Crystal axes of a twin of the measurement that is made of the result `fields`.
+
+    Writes what `solve_orientation` writes.
+    """
+    inside = np.load(support)
+    with np.load(fields) as known:
+        twin = twin_of_orientation(
+            load_all(stacks),
+            known["axis"],
+            known["magnitude"],
+            int(read_json(like)["sign"]),
+            np.random.default_rng([seed, 1]),
+        )
+    found = reconstruct_orientation(
+        twin,
+        inside,
+        settings,
+        seed=seed,
+        problem=problem(twin, inside.shape),
+        progress=progress,
+    )
+    _save_orientation(out, found)
+
+
+def _save_orientation(out: Path, found: OrientationResult) -> None:
+    np.savez(
+        out / "fields.npz",
+        tensor=found.tensor,
+        axis=found.axis,
+        magnitude=found.magnitude,
+        uniaxiality=found.uniaxiality,
+    )
+    write_json(out / "residuals.json", found.residuals)
+    write_json(out / "found.json", {"smoothness": found.smoothness, "sign": found.sign})
+
+
+def solve_vector(
+    out: Path,
+    stacks: Sequence[Path],
+    support: Path,
+    settings: VectorSettings,
+    seed: int,
+    half: int | None = None,
+    problem: Problem = in_process,
+    progress: ProgressCallback = silent,
+) -> None:
+    """Magnetisation from circular dichroism. Writes `vector.npy` and `residuals.json`."""
+    stack = load_all(stacks, half)
+    inside = np.load(support)
+    scheme = projector_scheme(settings) or "series"
+    found = reconstruct_vector(
+        stack,
+        inside,
+        settings,
+        problem=problem(stack, inside.shape, scheme=scheme),
+        seed=seed,
+        progress=progress,
+    )
+    np.save(out / "vector.npy", found.vector)
+    write_json(out / "residuals.json", found.residuals)
