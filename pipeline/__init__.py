@@ -12,8 +12,8 @@ Read this page, then the modules in the order in which they are named::
 
 Every stage is a plain function on arrays with typed settings (`schemas.recipe`); a notebook calls
 it without Prefect, Dask or files. `flows.stages`, `flows.solves` and `flows.products` string them
-together through files, and `flows.beamtime_flow` shows the operator what they do. The stacks that pass between the stages are
-named in `pipeline.stacks`.
+together through files, and `flows.beamtime_flow` shows the operator what they do. The stacks that
+pass between the stages are named in `pipeline.stacks`.
 
 Conventions
 -----------
