@@ -29,23 +29,11 @@ def call(*command: str | Path, env: dict[str, str] | None = None) -> str:
     return done.stdout
 
 
-def index_reachable() -> bool:
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", os.devnull, "six"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return "No matching distribution" not in done.stderr and "ConnectionError" not in done.stderr
-
-
 @pytest.mark.slow
 @pytest.mark.network
 def test_a_beamtime_is_processed_by_the_newest_versions(tmp_path: Path) -> None:
     if "CI" not in os.environ:
         pytest.skip("takes two minutes of downloads: set CI=1 to run it")
-    assert index_reachable(), "no package index is reachable"
     source = tmp_path / "source"
     source.mkdir()
     for room in ROOMS:
