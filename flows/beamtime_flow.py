@@ -13,10 +13,11 @@ prepare_environment()  # Before Prefect is imported: it reads its settings then.
 from prefect import flow, runtime  # noqa: E402
 
 from flows import tasks  # noqa: E402
+from flows.analyses import Sources  # noqa: E402
 from flows.artifacts import publish_summary  # noqa: E402
 from flows.products import Parts  # noqa: E402
 from flows.progress import ProgressBoard  # noqa: E402
-from flows.run import Assembled, Run, RunSummary, folder, lay_out, open_run  # noqa: E402
+from flows.run import Assembled, Run, RunSummary, folder, lay_out, open_run, output  # noqa: E402
 from flows.steps import StepResult  # noqa: E402
 from flows.tasks import by_name, collect  # noqa: E402
 from pipeline.io.beamtime import load_recipe  # noqa: E402
@@ -145,6 +146,20 @@ def reconstruct(run: Run, data: Assembled) -> Parts:
             found_grains = tasks.grains(run, whole, assessed, dense)
     if layout.has("circular") and layout.wants("magnetisation"):
         vector = tasks.magnetisation(run, data.stacks("circular"), inside)
+    analyses = tasks.run_analyses(
+        run,
+        Sources(
+            pixel_size_m=tasks.voxel_size_m(run),
+            support=inside.path("support.npy"),
+            materials=layout.beamtime.sample.materials,
+            fields=output(whole, "fields.npz"),
+            assessment=output(assessed, "assessment.npz"),
+            density_file=output(dense, "density.npz"),
+            halves=output(dense, "halves.npz"),
+            grains_file=output(found_grains, "grains.npz"),
+            vector=output(vector, "vector.npy"),
+        ),
+    )
     return Parts(
         sample=layout.beamtime.sample.name,
         stacks=[*data.stacks("linear"), *data.stacks("circular"), *scalars],
@@ -156,5 +171,6 @@ def reconstruct(run: Run, data: Assembled) -> Parts:
         vector=folder(vector),
         density=folder(dense),
         scalar=folder(volume),
+        analyses=analyses,
         **data.parts(),
     )

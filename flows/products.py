@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from flows.analyses import read_density, read_grains, read_products
 from flows.solves import crop, load_all, read_json
 from flows.stages import PREVIEWS
 from pipeline.analyse.density import (
@@ -27,9 +28,8 @@ from pipeline.analyse.resolution import fourier_shell_correlation, interior_mask
 from pipeline.analyse.summary import summarise
 from pipeline.analyse.uncertainty import half_set_noise, orientation_uncertainty
 from pipeline.constants import density_per_radian
+from pipeline.io.product_files import FILES as PRODUCT_FILES
 from pipeline.io.products import (
-    DensityMap,
-    GrainMap,
     MagnetisationMap,
     Mounting,
     OrientationMap,
@@ -212,6 +212,7 @@ class Parts:
     alignments : group -> (folder of `align`, names of its series).
     assembled : group -> folder of `assemble`.
     motions : mounting -> folder of `register`, None for the reference.
+    analyses : product -> folder of its analysis.
     """
 
     sample: str
@@ -230,13 +231,14 @@ class Parts:
     members: Mapping[str, Sequence[str]] = field(default_factory=dict)
     assembled: Mapping[str, Path] = field(default_factory=dict)
     motions: Mapping[str, Path | None] = field(default_factory=dict)
+    analyses: Mapping[str, Path] = field(default_factory=dict)
 
     def files(self) -> list[Path]:
         """Every file that the result is made of, in order."""
         folders = [self.orientation, self.assessment, self.grains, self.vector]
         folders += [self.density, self.scalar]
         folders += [*self.prepared.values(), *self.alignments.values(), *self.assembled.values()]
-        folders += list(self.motions.values())
+        folders += [*self.motions.values(), *self.analyses.values()]
         found = [self.support]
         for folder in folders:
             if folder is not None:
@@ -257,6 +259,7 @@ RESULT_FILES = (
     "alignment.npz",
     "motion.npz",
     "quality.npz",
+    *PRODUCT_FILES,
 )
 
 
@@ -277,10 +280,10 @@ def gather(parts: Parts, provenance: Provenance) -> ResultData:
     """Read the parts of a result into one object, with its figures to quote."""
     support = np.load(parts.support)
     pixel = load_all(parts.stacks[:1]).pixel_size_m
-    dense = _density_map(parts)
+    dense = None if parts.density is None else read_density(parts.density / "density.npz")
     orientation, halves = _orientation_map(parts, support)
     resolution = _resolution(parts, support, halves, pixel)
-    grain_map = _grain_map(parts)
+    grain_map = None if parts.grains is None else read_grains(parts.grains / "grains.npz")
     data = ResultData(
         sample=parts.sample,
         pixel_size_m=pixel,
@@ -295,6 +298,7 @@ def gather(parts: Parts, provenance: Provenance) -> ResultData:
         mountings=_mountings(parts),
         residuals=_residuals(parts),
         previews=_previews(parts),
+        products=read_products(parts.analyses),
         provenance=provenance,
     )
     return replace(data, figures=summarise(data))
@@ -331,32 +335,6 @@ def _scalar_map(parts: Parts, support: NDArray[np.bool_]) -> ScalarMap | None:
         return None
     volume = crop(np.load(parts.scalar / "volume.npy"), support.shape)
     return ScalarMap(volume, support, parts.scalar_unit)
-
-
-def _density_map(parts: Parts) -> DensityMap | None:
-    if parts.density is None:
-        return None
-    with np.load(parts.density / "density.npz") as found:
-        return DensityMap(
-            electron_density=found["electron_density"],
-            materials=found["materials"],
-            names=tuple(str(name) for name in found["names"]),
-            windows=found["windows"],
-            keep=found["keep"],
-            noise=float(found["noise"]),
-        )
-
-
-def _grain_map(parts: Parts) -> GrainMap | None:
-    if parts.grains is None:
-        return None
-    with np.load(parts.grains / "grains.npz") as found:
-        return GrainMap(
-            label=found["label"],
-            boundaries=found["boundaries"],
-            table={str(name): found[f"table_{name}"] for name in found["columns"]},
-            pixel_size_m=float(found["pixel_size_m"]),
-        )
 
 
 def _resolution(

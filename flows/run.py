@@ -230,6 +230,11 @@ def folder(step: StepResult | None) -> Path | None:
     return None if step is None else step.folder
 
 
+def output(step: StepResult | None, name: str) -> Path | None:
+    """A file of a step that may not have been made."""
+    return None if step is None else step.path(name)
+
+
 @dataclass
 class RunSummary:
     """What a run made and what it found."""

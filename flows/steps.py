@@ -106,9 +106,8 @@ def code_version(leave_out: tuple[str, ...] = ()) -> str:
     """
     root = Path(__file__).resolve().parents[1]
     files = [*root.glob("schemas/**/*.py"), *root.glob("pipeline/**/*.py")]
-    files += [
-        root / "flows" / name for name in ("stages.py", "solves.py", "products.py", "steps.py")
-    ]
+    names = ("stages.py", "solves.py", "products.py", "analyses.py", "steps.py")
+    files += [root / "flows" / name for name in names]
     digest = hashlib.sha256()
     for file in sorted(files):
         name = file.relative_to(root).as_posix()

@@ -15,6 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 
 from flows import products, solves, stages
+from flows.analyses import ANALYSES, Analysis, Sources
 from flows.run import Group, Run
 from flows.steps import StepResult, Unkeyed
 from pipeline.io.products import UNKNOWN_PIXEL_SIZE_M
@@ -225,12 +226,16 @@ def grains(
         "fields": whole.path("fields.npz"),
         "assessment": assessed.path("assessment.npz"),
         "density_file": None if dense is None else dense.path("density.npz"),
-        "pixel_size_m": run.recipe.resample.pixel_size_m
-        or run.layout.pixel_size_m
-        or UNKNOWN_PIXEL_SIZE_M,
+        "pixel_size_m": voxel_size_m(run),
         "settings": run.recipe.grains,
     }
     return run.step("grains", products.grains, arguments, log=get_run_logger().info)
+
+
+@task(name="analyse", task_run_name="analyse {name}", **OPTIONS)
+def analyse(run: Run, name: str, analysis: Analysis, arguments: dict[str, Any]) -> StepResult:
+    """One product of the maps."""
+    return run.step(f"analyse-{name}", analysis.function, arguments, log=get_run_logger().info)
 
 
 @task(name="result", **OPTIONS)
@@ -262,6 +267,27 @@ def report(run: Run, made: StepResult) -> StepResult:
     )
     products.publish(step.path("report.html"), run.workspace.folder)
     return step
+
+
+def voxel_size_m(run: Run) -> float:
+    """Edge of a voxel of the run's volumes [m]."""
+    return run.recipe.resample.pixel_size_m or run.layout.pixel_size_m or UNKNOWN_PIXEL_SIZE_M
+
+
+def run_analyses(run: Run, sources: Sources) -> dict[str, Path]:
+    """Every analysis that is wanted and has what it needs, at the same time: folders by name."""
+    inputs = sources.inputs()
+    futures = {}
+    for name, analysis in ANALYSES.items():
+        settings = (
+            {}
+            if analysis.settings is None
+            else {"settings": getattr(run.recipe, analysis.settings)}
+        )
+        arguments = analysis.arguments({**inputs, **settings})
+        if arguments is not None and run.layout.wants(analysis.product):
+            futures[name] = analyse.submit(run, name, analysis, arguments)
+    return {name: future.result().folder for name, future in futures.items()}
 
 
 def collect(futures: Iterable[PrefectFuture[StepResult]]) -> list[StepResult]:

@@ -68,6 +68,9 @@ def summarise(data: ResultData) -> dict[str, Figure]:
             None,
             f"Projections of {name} unlike their neighbours; the report says which and why.",
         )
+    for name, product in data.products.items():
+        for key, figure in product.figures.items():
+            figures[f"{name}_{key}" if key in figures else key] = figure
     return figures
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from schemas.provenance import Provenance
+
+if TYPE_CHECKING:
+    from pipeline.io.product import Product
 
 UNKNOWN_PIXEL_SIZE_M = 1.0
 """Stands for a pixel size that the data do not tell; lengths are then in voxels."""
@@ -270,6 +273,8 @@ class ResultData:
     """By name of the reconstruction: relative residual after each iteration."""
     previews: Mapping[str, SeriesPreview] = field(default_factory=dict)
     """By name of the series."""
+    products: Mapping[str, Product] = field(default_factory=dict)
+    """Of the analyses, by name."""
     figures: Mapping[str, Figure] = field(default_factory=dict)
     """Numbers to quote; the same as in `summary.json`."""
     provenance: Provenance | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pipeline.io.products import DensityMap, Figure, GrainMap, ResultData
 from pipeline.io.results import read_result, whole_or_nothing
 from pipeline.report import figures, slices
 from pipeline.report.markup import format_number, picture, pretty, table, words
+from pipeline.report.products import product_section
 from pipeline.report.quality import quality_section
 from pipeline.report.style import STYLE
 
@@ -61,8 +63,8 @@ def write_report(
         If the result cannot be read.
     """
     page = render_report(read_result(result_path), score)
-    with whole_or_nothing(report_path) as partial:
-        partial.write_text(page, encoding="utf-8")
+    with whole_or_nothing(report_path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
 
 
 def render_report(data: ResultData, score: Mapping[str, Mapping[str, Any]] | None = None) -> str:
@@ -85,6 +87,10 @@ def render_report(data: ResultData, score: Mapping[str, Mapping[str, Any]] | Non
         ("grains", "Grains", lambda: _grains(data)),
         ("density", "Electron density and materials", lambda: _density(data)),
         ("scalar", "Scalar tomogram", lambda: _scalar(data)),
+        *(
+            (name, product.title, partial(product_section, product))
+            for name, product in data.products.items()
+        ),
         ("resolution", "Resolution", lambda: _resolution(data)),
         ("projections", "Projections", lambda: _projections(data)),
         ("quality", "Quality of the projections", lambda: quality_section(data.quality)),

@@ -10,6 +10,9 @@ import re
 from collections.abc import Sequence
 from html import escape
 
+MAX_DOWNLOAD_BYTES = 400_000
+"""Largest table inside the page, so that the page stays one that a browser opens at once."""
+
 
 def format_number(value: float, uncertainty: float | None = None) -> str:
     """A number with the digits that mean something, and its uncertainty if there is one."""
@@ -57,6 +60,20 @@ def picture(png: bytes, alt: str, caption: str = "") -> str:
     data = base64.b64encode(png).decode("ascii")
     legend = f"<figcaption>{caption}</figcaption>" if caption else ""
     return f'<figure><img src="data:image/png;base64,{data}" alt="{escape(alt)}">{legend}</figure>'
+
+
+def download(text: str, file: str, label: str, most_bytes: int = MAX_DOWNLOAD_BYTES) -> str:
+    """Link that saves `text`, which lies in the page; of a long one the lines that fit."""
+    note = ""
+    if len(text) > most_bytes:
+        text = text[: text.rindex("\n", 0, most_bytes) + 1]
+        rows = text.count("\n") - 1
+        note = f" (the first {rows} rows; all of them: <code>dichrotomo export --to csv</code>)"
+    data = base64.b64encode(text.encode()).decode("ascii")
+    return (
+        f'<a class="get" download="{escape(file)}" href="data:text/csv;base64,{data}">'
+        f"{escape(label)} (CSV)</a>{note}"
+    )
 
 
 def pretty(text: str) -> str:

@@ -362,12 +362,27 @@ def _arrows(
 
 def grain_slices(grains: GrainMap) -> bytes:
     """Orthoslices of the grains in colours that tell neighbours apart; boundaries darkened."""
-    slicer = Slicer(grains.label.shape, grains.pixel_size_m, crop(grains.label > 0))
-    colours = label_colours(int(grains.label.max(initial=0)))
+    return many_label_slices(grains.label, grains.pixel_size_m, grains.boundaries)
+
+
+def many_label_slices(
+    labels: NDArray[np.integer], pixel_m: float, boundaries: NDArray[np.integer] | None = None
+) -> bytes:
+    """Orthoslices of many labels in colours that tell neighbours apart.
+
+    Parameters
+    ----------
+    labels : (z, y, x), 0 is none.
+    pixel_m : edge of a voxel [m].
+    boundaries : (z, y, x), darkened where it is not zero.
+    """
+    slicer = Slicer(labels.shape, pixel_m, crop(labels > 0))
+    colours = label_colours(int(labels.max(initial=0)))
 
     def paint(ax: Axes, plane: Plane, extent: tuple[float, float, float, float]) -> None:
-        image = colours[slicer.cut(grains.label, plane)].copy()
-        image[slicer.cut(grains.boundaries, plane) > 0] *= 0.72
+        image = colours[np.maximum(slicer.cut(labels, plane), 0)].copy()
+        if boundaries is not None:
+            image[slicer.cut(boundaries, plane) > 0] *= 0.72
         ax.imshow(image, origin="lower", extent=extent, interpolation="nearest")
 
     return _ortho(slicer, paint)

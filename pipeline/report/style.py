@@ -40,6 +40,8 @@ td:first-child,th:first-child,td.t,th.t{text-align:left}
 td.t{white-space:normal}
 .wide-right table{font-size:.85rem}
 .wide-right th,.wide-right td{padding-right:10px}
+.note{border-left:3px solid #e69f00;padding-left:10px}
+a.get{color:var(--accent)}
 details{margin:.5rem 0;border:1px solid var(--line);border-radius:8px;padding:8px 14px}
 summary{cursor:pointer;font-weight:600}
 pre{font-size:.8rem;line-height:1.4;background:var(--soft);padding:12px;border-radius:6px;

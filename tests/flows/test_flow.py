@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 Finished = tuple[Path, subprocess.CompletedProcess[str]]
 Call = Callable[..., subprocess.CompletedProcess[str]]
-STEPS = 34
+STEPS = 35
 
 
 def run_here(beamtime: Path, out: Path, recipe_path: Path, **changes: Any) -> Any:
@@ -41,6 +41,7 @@ def test_a_run_leaves_every_product(finished: Finished) -> None:
             assert file[f"entry/{name}"].ndim == 4 - ("deg" in name)
         for name in ("scalar/volume", "density/electron_density", "grains/label", "provenance"):
             assert f"entry/{name}" in file
+        assert file["entry/materials/curves/histogram"].attrs["NX_class"] == "NXdata"
         provenance = json.loads(file["entry/provenance/json"][()])
     assert len(provenance["steps"]) == STEPS - 2  # result and report come after it
     assert len(provenance["inputs"]) == 8 * 24 + 40

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.io import results
+from pipeline.io import nexus_write
 from pipeline.io.quality import read_quality, save_quality
 from pipeline.io.results import (
     DensityMap,
@@ -201,7 +201,7 @@ def test_failure_in_the_middle_leaves_the_old_file_and_nothing_else(tmp_path, mo
     def fail(*_: object) -> None:
         raise RuntimeError("disk on fire")
 
-    monkeypatch.setattr(results, "_write_provenance", fail)
+    monkeypatch.setattr(nexus_write, "_write_provenance", fail)
     with pytest.raises(RuntimeError, match="disk on fire"):
         write_result(path, data)
     assert path.read_bytes() == before
