@@ -65,6 +65,7 @@ class MaterialStatistics:
             x_label="electron density [e/angstrom^3]",
             y_label="number [voxel]",
             title="Histogram of the electron density",
+            style="bars",
         )
         return Product(
             name="materials",

@@ -23,9 +23,13 @@ from pipeline.report.markup import format_number, picture, pretty, table, words
 from pipeline.report.products import product_section
 from pipeline.report.quality import quality_section
 from pipeline.report.style import STYLE
+from pipeline.report.viewer import viewer_section
 
 LARGEST_GRAINS = 12
 """Rows of the table of grains."""
+
+POLICY = "default-src 'none';img-src data:;style-src 'unsafe-inline';script-src 'unsafe-inline'"
+"""What a browser may do with the page: nothing that leaves it."""
 
 HEADLINES = (
     "orientation_error_median_deg",
@@ -82,6 +86,7 @@ def render_report(data: ResultData, score: Mapping[str, Mapping[str, Any]] | Non
     }
     parts: list[tuple[str, str, Callable[[], str]]] = [
         ("truth", "Errors against the known truth", lambda: _score(errors)),
+        ("viewer", "Look inside", lambda: viewer_section(data)),
         ("orientation", "Crystal orientation", lambda: _orientation(data)),
         ("magnetisation", "Magnetisation", lambda: _magnetisation(data)),
         ("grains", "Grains", lambda: _grains(data)),
@@ -110,6 +115,7 @@ def render_report(data: ResultData, score: Mapping[str, Mapping[str, Any]] | Non
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f"<title>{escape(data.sample)}: dichroic tomography</title>"
         '<link rel="icon" href="data:,">'
         f"<style>{STYLE}</style></head><body>"

@@ -40,6 +40,24 @@ td:first-child,th:first-child,td.t,th.t{text-align:left}
 td.t{white-space:normal}
 .wide-right table{font-size:.85rem}
 .wide-right th,.wide-right td{padding-right:10px}
+#slices .bar{display:flex;gap:10px;margin:.7rem 0 .4rem;align-items:center}
+#slices select,#slices button{font:inherit;font-size:.9rem;padding:4px 10px;border-radius:6px;
+border:1px solid #b9c0c9;background:#fff;color:var(--ink)}
+#slices .planes{display:flex;gap:12px;align-items:flex-start}
+#slices figure{margin:0}
+#slices figcaption{font-size:.8rem;margin:.1rem 0 0}
+#slices canvas.slice{display:block;cursor:crosshair;touch-action:none;border:1px solid var(--line)}
+#slices canvas:focus-visible{outline:2px solid var(--accent);outline-offset:1px}
+#slices canvas.key{width:110px;height:145px;align-self:center}
+#slices .below{display:grid;grid-template-columns:minmax(260px,2fr) 3fr;gap:8px 40px;
+margin-top:.9rem;align-items:start}
+#slices .sliders label{display:flex;align-items:center;gap:8px;font-size:.92rem}
+#slices .sliders input{flex:1}
+#slices .sliders output{width:6.5em;text-align:right;font-variant-numeric:tabular-nums}
+#slices .readout{margin:0;justify-self:start}
+#slices .readout th,#slices .readout td{text-align:left;padding:3px 16px 3px 0}
+@media(max-width:700px){#slices .below{grid-template-columns:1fr}#slices canvas.key{display:none}}
+@media print{#viewer{display:none}}
 .note{border-left:3px solid #e69f00;padding-left:10px}
 a.get{color:var(--accent)}
 details{margin:.5rem 0;border:1px solid var(--line);border-radius:8px;padding:8px 14px}
