@@ -5,22 +5,17 @@ Slow imports (numerics, Prefect, Dask) happen inside the commands, so that help 
 
 from __future__ import annotations
 
-import functools
-import json
 import os
 import sys
-import traceback
-from collections.abc import Callable
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from pipeline.errors import DichrotomoError, InputError
+from flows import cli_results
+from flows.console import Json, fail, one_line_errors, print_figures, print_json, print_table
+from pipeline.errors import InputError
 
 if TYPE_CHECKING:
     from schemas.recipe import Recipe
@@ -36,7 +31,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-P = ParamSpec("P")
 
 
 class Preset(StrEnum):
@@ -67,63 +61,6 @@ class SchemaName(StrEnum):
     recipe = "recipe"
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
-
-def _fail(message: str) -> typer.Exit:
-    Console(stderr=True).print(f"error: {message}", markup=False, highlight=False, soft_wrap=True)
-    return typer.Exit(1)
-
-
-def _one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn errors into one line on stderr and exit code 1; tracebacks go to a file."""
-
-    @functools.wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except DichrotomoError as error:
-            raise _fail(" ".join(str(error).split())) from None
-        except (typer.Exit, typer.Abort):
-            raise
-        except KeyboardInterrupt:
-            Console(stderr=True).print("interrupted; the same command goes on from here")
-            raise typer.Exit(130) from None
-        except Exception as error:  # noqa: BLE001
-            log = _write_log(traceback.format_exc())
-            kind = type(error).__name__
-            text = " ".join(str(error).split())[:200]
-            raise _fail(f"unexpected {kind}: {text} (full log: {log})") from None
-
-    return wrapped
-
-
-def _write_log(text: str) -> Path:
-    from flows.environment import state_folder
-
-    folder = state_folder() / "errors"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}.log"
-    path.write_text(f"{' '.join(sys.argv)}\n\n{text}")
-    return path
-
-
-def _print_json(content: Any) -> None:
-    typer.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
-
-
-def _table(title: str, headers: list[str], rows: list[list[str]]) -> None:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for header in headers:
-        table.add_column(header, justify="left" if header == headers[0] else "right")
-    for row in rows:
-        table.add_row(*row)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
-    console.print(table)
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
@@ -142,7 +79,7 @@ def main_options(
 
 
 @app.command(epilog="Example:  dichrotomo simulate demo --preset demo --seed 1")
-@_one_line_errors
+@one_line_errors
 def simulate(
     out: Annotated[Path, typer.Argument(help="Folder to write; new or empty.", show_default=False)],
     preset: Annotated[
@@ -186,7 +123,7 @@ def simulate(
 
 
 @app.command(epilog="Example:  dichrotomo check demo/beamtime.yaml")
-@_one_line_errors
+@one_line_errors
 def check(
     beamtime: Annotated[Path, typer.Argument(help="The beamtime file.", show_default=False)],
     recipe: Annotated[Path | None, typer.Option(help="Recipe; the default one if absent.")] = None,
@@ -210,19 +147,19 @@ def check(
     with board.shown(), board.step("check") as progress:
         plan = make_plan(loaded.beamtime, loaded.folder, settings, scan=scan, progress=progress)
     if as_json:
-        _print_json(plan.as_json())
+        print_json(plan.as_json())
     else:
         for title, headers, rows in plan.tables():
-            _table(title, headers, rows)
+            print_table(title, headers, rows)
             typer.echo()
     if plan.problems:
         for problem in plan.problems[1:]:
-            _fail(problem)
-        raise _fail(plan.problems[0])
+            fail(problem)
+        raise fail(plan.problems[0])
 
 
 @app.command(epilog="Example:  dichrotomo run demo/beamtime.yaml --out result --cluster local")
-@_one_line_errors
+@one_line_errors
 def run(
     beamtime: Annotated[Path, typer.Argument(help="The beamtime file.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder of the results.", show_default=False)],
@@ -263,9 +200,9 @@ def run(
 
         summary = process_beamtime(beamtime.resolve(), out.resolve(), recipe=settings)
     if as_json:
-        _print_json(summary.as_json())
+        print_json(summary.as_json())
         return
-    _figures_table(f"{loaded.beamtime.sample.name}: key figures", summary.figures)
+    print_figures(f"{loaded.beamtime.sample.name}: key figures", summary.figures)
     typer.echo()
     typer.echo(f"reused {summary.reused} of {summary.steps} steps")
     for path in (summary.result, summary.summary, summary.report):
@@ -289,47 +226,8 @@ def _with_cluster(recipe: Recipe, choice: str | None) -> Recipe:
     return recipe.model_copy(update={"cluster": cluster})
 
 
-def _figures_table(title: str, figures: dict[str, dict[str, Any]]) -> None:
-    rows = []
-    for name, figure in figures.items():
-        error = figure.get("uncertainty")
-        value = figure["value"]
-        rows.append(
-            [
-                name,
-                "–" if value is None else f"{value:.5g}",
-                "" if error is None else f"± {error:.2g}",
-                str(figure.get("unit", "")),
-            ]
-        )
-    _table(title, ["name", "value", "", "unit"], rows)
-
-
-@app.command(epilog="Example:  dichrotomo score result --truth demo/truth.h5 --json")
-@_one_line_errors
-def score(
-    result: Annotated[
-        Path, typer.Argument(help="Folder of a run, or its result.nxs.", show_default=False)
-    ],
-    truth: Annotated[Path, typer.Option(help="truth.h5 of the simulation.", show_default=False)],
-    as_json: Json = False,
-) -> None:
-    """Errors of a result against known truth."""
-    path = result / "result.nxs" if result.is_dir() else result
-    for file in (path, truth):
-        if not file.is_file():
-            raise InputError("file does not exist", path=file)
-    from pipeline.analyse.score import score_result
-
-    figures = score_result(path, truth)
-    if as_json:
-        _print_json(figures)
-    else:
-        _figures_table(f"{path} against {truth}", figures)
-
-
 @app.command("import", epilog="Example:  dichrotomo import ptychoshelves scans --out beamtime")
-@_one_line_errors
+@one_line_errors
 def import_data(
     data_format: Annotated[ImportFormat, typer.Argument(help="Layout of the files.")],
     paths: Annotated[
@@ -374,7 +272,7 @@ def import_data(
 
 
 @app.command(epilog="Example:  dichrotomo schema beamtime > beamtime.schema.json")
-@_one_line_errors
+@one_line_errors
 def schema(
     name: Annotated[SchemaName, typer.Argument(help="beamtime or recipe.")] = SchemaName.beamtime,
 ) -> None:
@@ -382,28 +280,10 @@ def schema(
     from schemas import Beamtime, Recipe
 
     model = Beamtime if name is SchemaName.beamtime else Recipe
-    _print_json(model.model_json_schema())
+    print_json(model.model_json_schema())
 
 
-@app.command(epilog="Example:  dichrotomo report result --truth demo/truth.h5")
-@_one_line_errors
-def report(
-    result: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)],
-    truth: Annotated[
-        Path | None, typer.Option(help="truth.h5; adds the errors against it.", show_default=False)
-    ] = None,
-) -> None:
-    """Write report.html again from result.nxs."""
-    file = result / "result.nxs"
-    for path in (file, *([] if truth is None else [truth])):
-        if not path.is_file():
-            raise InputError("file does not exist", path=path)
-    from pipeline.analyse.score import score_result
-    from pipeline.report.html import write_report
-
-    scores = None if truth is None else score_result(file, truth)
-    write_report(result / "report.html", file, scores)
-    typer.echo(result / "report.html")
+cli_results.register(app)
 
 
 def main() -> None:

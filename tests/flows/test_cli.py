@@ -15,7 +15,7 @@ from flows import cli as commands
 from flows.cli import app
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
-NAMES = ("simulate", "check", "run", "score", "import", "schema", "report")
+NAMES = ("simulate", "check", "run", "score", "import", "schema", "report", "export", "view")
 runner = CliRunner()
 
 

@@ -1,0 +1,128 @@
+"""What a result holds, in the general form of products: the same for every format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.io.product import Curve, Map, Table
+from pipeline.io.products import GRAIN_UNITS, Figure, ResultData
+
+MapGroups = dict[str, dict[str, Map]]
+
+
+def result_maps(data: ResultData) -> MapGroups:
+    """Every volume, by product and name, as in the result file."""
+    pixel = data.pixel_size_m
+    found: MapGroups = {}
+
+    def add(
+        group: str, name: str, values: NDArray[np.generic] | None, unit: str, kind: str
+    ) -> None:
+        if values is not None:
+            shown = Map(values, unit, kind, pixel, name.replace("_", " "))  # type: ignore[arg-type]
+            found.setdefault(group, {})[name] = shown
+
+    if (axes := data.orientation) is not None:
+        add("orientation", "axis", axes.axis, "", "axis")
+        add("orientation", "magnitude", axes.magnitude, "rad/voxel", "scalar")
+        add("orientation", "uniaxiality", axes.uniaxiality, "", "scalar")
+        add("orientation", "uncertainty_deg", axes.uncertainty_deg, "degree", "scalar")
+        add("orientation", "support", axes.support, "", "label")
+    if (moment := data.magnetisation) is not None:
+        add("magnetisation", "vector", moment.vector, moment.unit, "vector")
+        add("magnetisation", "support", moment.support, "", "label")
+    if (scalar := data.scalar) is not None:
+        add("scalar", "volume", scalar.volume, scalar.unit, "scalar")
+        add("scalar", "support", scalar.support, "", "label")
+    if (dense := data.density) is not None:
+        add("density", "electron_density", dense.electron_density, "e/angstrom^3", "scalar")
+        add("density", "materials", dense.materials, "", "label")
+    if (grains := data.grains) is not None:
+        size = grains.pixel_size_m
+        found["grains"] = {
+            "label": Map(grains.label, "", "label", size, "grain"),
+            "boundaries": Map(grains.boundaries, "", "label", size, "grain boundary"),
+        }
+    for name, product in data.products.items():
+        if product.maps:
+            found[name] = dict(product.maps)
+    return found
+
+
+def grids(maps: MapGroups) -> Iterator[tuple[str, float, dict[str, Map]]]:
+    """Maps on one grid together: name of the grid's file, edge of a voxel [m], maps by name.
+
+    The first grid is called `maps`, others `maps-2`, `maps-3`, ...
+    """
+    found: dict[tuple[tuple[int, ...], float], dict[str, Map]] = {}
+    for group, members in maps.items():
+        for name, shown in members.items():
+            key = shown.values.shape[-3:], shown.pixel_size_m
+            found.setdefault(key, {})[f"{group}_{name}"] = shown
+    for index, ((_, pixel), members) in enumerate(found.items()):
+        yield "maps" if index == 0 else f"maps-{index + 1}", pixel, members
+
+
+def result_tables(data: ResultData) -> dict[str, Table]:
+    """Every table, by the name of its file."""
+    found = {}
+    if data.grains is not None:
+        found["grains"] = Table(data.grains.table, GRAIN_UNITS, "Grains")
+    for name, product in data.products.items():
+        found.update({f"{name}-{key}": table for key, table in product.tables.items()})
+    if data.figures:
+        found["figures"] = figure_table(data.figures)
+    return found
+
+
+def figure_table(figures: Mapping[str, Figure]) -> Table:
+    """Numbers to quote as a table."""
+    values = list(figures.values())
+    errors = [np.nan if f.uncertainty is None else f.uncertainty for f in values]
+    return Table(
+        {
+            "name": np.array(list(figures), np.str_),
+            "value": np.array([f.value for f in values], np.float64),
+            "uncertainty": np.array(errors, np.float64),
+            "unit": np.array([f.unit for f in values], np.str_),
+            "description": np.array([f.description for f in values], np.str_),
+        },
+        {},
+        "Numbers to quote",
+    )
+
+
+def result_curves(data: ResultData) -> dict[str, Curve]:
+    """Every curve, by the name of its file."""
+    found = {}
+    for name, curve in data.resolution.items():
+        lines = {
+            "correlation": curve.correlation,
+            "half bit": curve.half_bit,
+            "one bit": curve.one_bit,
+        }
+        title = f"Fourier shell correlation of {name}"
+        found[f"resolution-{name}"] = Curve(
+            curve.frequency, lines, "spatial frequency [1/m]", "correlation", title
+        )
+    for name, values in data.residuals.items():
+        steps = np.arange(1.0, len(values) + 1)
+        found[f"residual-{name}"] = Curve(
+            steps, {"residual": values}, "iteration", "relative residual", f"Residual of {name}"
+        )
+    for name, product in data.products.items():
+        found.update({f"{name}-{key}": curve for key, curve in product.curves.items()})
+    return found
+
+
+def scalar_parts(shown: Map, name: str) -> Iterator[tuple[str, NDArray[np.generic]]]:
+    """A map as volumes (z, y, x): itself, or its components by name."""
+    if shown.values.ndim == 3:
+        yield name, shown.values
+        return
+    ends = "xyz" if len(shown.values) == 3 else range(len(shown.values))
+    for end, values in zip(ends, shown.values, strict=True):
+        yield f"{name}_{end}", values
