@@ -18,6 +18,7 @@ from flows.artifacts import publish_summary  # noqa: E402
 from flows.products import Parts  # noqa: E402
 from flows.progress import ProgressBoard  # noqa: E402
 from flows.run import Assembled, Run, RunSummary, folder, lay_out, open_run, output  # noqa: E402
+from flows.stages import common_shape  # noqa: E402
 from flows.steps import StepResult  # noqa: E402
 from flows.tasks import by_name, collect  # noqa: E402
 from pipeline.io.beamtime import load_recipe  # noqa: E402
@@ -105,15 +106,16 @@ def align_and_assemble(run: Run) -> Assembled:
             ),
         )
     )
+    shape = common_shape(layout.frame_shape, [step.folder for step in aligned.values()])
     assembled = by_name(
         here,
         (
-            tasks.assemble.submit(run, g, of[g.name], aligned[g.name], motions.get(g.name))
+            tasks.assemble.submit(run, g, of[g.name], aligned[g.name], motions.get(g.name), shape)
             for g in here
         ),
     )
     entered = [group for group in layout.groups if not group.prepared]
-    assembled |= by_name(entered, (tasks.enter_aligned.submit(run, g) for g in entered))
+    assembled |= by_name(entered, (tasks.enter_aligned.submit(run, g, shape) for g in entered))
     differenced = collect(tasks.enter_differenced.submit(run, s) for s in layout.differenced)
     return Assembled(layout, prepared, aligned, motions, assembled, differenced)
 

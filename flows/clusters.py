@@ -12,15 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from flows.steps import StepFunction, call_here
 from pipeline.errors import ResourceError
 from pipeline.progress import Progress, ProgressCallback
 from pipeline.stacks import DifferencedStack
 from pipeline.tomography.projector import Scheme
-from pipeline.tomography.solvers import LeastSquares
+from pipeline.tomography.solvers import LeastSquares, PixelWeights
 from schemas.cluster import Cluster
 
 if TYPE_CHECKING:
@@ -41,7 +38,7 @@ class ProblemFactory(Protocol):
         stack: DifferencedStack,
         volume_shape: tuple[int, int, int],
         *,
-        pixel_weights: NDArray[np.float32] | None = None,
+        pixel_weights: PixelWeights | None = None,
         scheme: Scheme = "series",
     ) -> LeastSquares:
         """Data term of `stack` for a volume (z, y, x)."""
@@ -113,7 +110,7 @@ class Compute:
             stack: DifferencedStack,
             volume_shape: tuple[int, int, int],
             *,
-            pixel_weights: NDArray[np.float32] | None = None,
+            pixel_weights: PixelWeights | None = None,
             scheme: Scheme = "series",
         ) -> LeastSquares:
             client = self.client()

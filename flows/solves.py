@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +27,7 @@ from pipeline.reconstruct.vector import projector_scheme, reconstruct_vector
 from pipeline.stacks import DifferencedStack
 from pipeline.tomography.geometry import group_by_axis
 from pipeline.tomography.projector import Scheme
-from pipeline.tomography.solvers import LeastSquares
+from pipeline.tomography.solvers import LeastSquares, PixelWeights
 from schemas.recipe import (
     OrientationSettings,
     ScalarSettings,
@@ -50,7 +49,7 @@ class Problem(Protocol):
         stack: DifferencedStack,
         volume_shape: Shape3,
         *,
-        pixel_weights: NDArray[np.float32] | None = None,
+        pixel_weights: PixelWeights | None = None,
         scheme: Scheme = "series",
     ) -> LeastSquares:
         """Data term of `stack` for a volume (z, y, x)."""
@@ -61,7 +60,7 @@ def in_process(
     stack: DifferencedStack,
     volume_shape: Shape3,
     *,
-    pixel_weights: NDArray[np.float32] | None = None,
+    pixel_weights: PixelWeights | None = None,
     scheme: Scheme = "series",
 ) -> LeastSquares:
     """Data term in this process: the same bits as on a cluster."""
@@ -85,12 +84,7 @@ def load_all(stacks: Sequence[Path], half: int | None = None) -> DifferencedStac
         return whole
     groups = group_by_axis(whole.rotations)
     chosen = np.sort(np.concatenate([group.indices[half::2] for group in groups]))
-    return replace(
-        whole,
-        data=whole.data[chosen],
-        rotations=whole.rotations[chosen],
-        weights=whole.weights[chosen],
-    )
+    return whole.subset(chosen)
 
 
 def solve_scalar(

@@ -291,6 +291,23 @@ def register(
     )
 
 
+def common_shape(shape: tuple[int, int], aligned: Sequence[Path]) -> tuple[int, int]:
+    """Frame shape (ny, nx) that holds the sample: wider than `shape` where it leaves the field.
+
+    Parameters
+    ----------
+    shape : (ny, nx) of the reference's frames.
+    aligned : folders of `align`.
+    """
+    ny, nx = shape
+    for folder in aligned:
+        with np.load(folder / "alignment.npz") as found:
+            leaves = bool(found["partial"].any())
+        if leaves:
+            nx = max(nx, int(np.load(folder / "volume.npy", mmap_mode="r").shape[2]))
+    return ny, nx
+
+
 def assemble(
     out: Path,
     phases: Sequence[Path],

@@ -69,6 +69,7 @@ def assemble(
     prepared: Sequence[StepResult],
     aligned: StepResult,
     motion: StepResult | None,
+    shape: tuple[int, int],
 ) -> StepResult:
     """Frames of one mounting in the sample's frame, partners subtracted."""
     assert run.layout.reference is not None
@@ -77,7 +78,7 @@ def assemble(
         "alignment": aligned.path("alignment.npz"),
         "motion": None if motion is None else motion.path("motion.npz"),
         "base": run.layout.reference.base().tolist(),
-        "shape": run.layout.frame_shape,
+        "shape": shape,
         "kind": group.kind,
         "degree": group.degree,
     }
@@ -85,14 +86,14 @@ def assemble(
 
 
 @task(name="enter aligned", task_run_name="enter {group.name}", **OPTIONS)
-def enter_aligned(run: Run, group: Group) -> StepResult:
+def enter_aligned(run: Run, group: Group, shape: tuple[int, int]) -> StepResult:
     """Series that come aligned."""
     inputs = [run.series_inputs(series) for series in group.members]
     arguments = {
         "members": list(group.members),
         "folder": inputs[0]["folder"],
         "files": [path for item in inputs for path in item["files"]],
-        "shape": run.layout.frame_shape,
+        "shape": shape,
         "kind": group.kind,
         "degree": group.degree,
     }

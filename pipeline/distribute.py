@@ -28,11 +28,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ResourceError
+from pipeline.errors import InputError, ResourceError
 from pipeline.stacks import DifferencedStack
 from pipeline.tomography.geometry import group_by_axis
 from pipeline.tomography.projector import Projector, Scheme
-from pipeline.tomography.solvers import LocalLeastSquares
+from pipeline.tomography.solvers import LocalLeastSquares, PixelWeights, without_unmeasured
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -124,31 +124,37 @@ class ShardedLeastSquares(ABC):
     ----------
     stack : projections, rotations and weights.
     volume_shape : (z, y, x) of the unknown field.
-    pixel_weights : weights of the pixels as in `LocalLeastSquares`, (n_proj, ny, nx).
+    pixel_weights : weights of the pixels as in `LocalLeastSquares`, (n_proj, ny, nx); the pixels
+        that the stack says were measured when absent.
     scheme : of the projector.
+
+    Raises
+    ------
+    InputError
+        If no pixel has weight.
     """
 
     def __init__(
         self,
         stack: DifferencedStack,
         volume_shape: tuple[int, int, int],
-        pixel_weights: NDArray[np.float32] | None = None,
+        pixel_weights: PixelWeights | None = None,
         scheme: Scheme = "series",
     ):
         self.scheme: Scheme = scheme
         self.field_shape: tuple[int, int, int, int] = (stack.weights.shape[1], *volume_shape)
         self.shards = split_projections(stack.rotations)
-        weight = np.float32(1.0) if pixel_weights is None else pixel_weights
-        squares = [
-            float(np.sum(np.square(stack.data[i], dtype=np.float64) * _rows(weight, i)))
-            for i in self.shards
-        ]
+        self.pixel_weights = stack.valid if pixel_weights is None else pixel_weights
+        self.n_data = int(stack.data.size)
+        if self.pixel_weights is not None:
+            weights = np.broadcast_to(self.pixel_weights, stack.data.shape)
+            self.n_data = int(np.count_nonzero(weights))
+            # A shard in which nothing was measured adds nothing.
+            self.shards = [i for i in self.shards if np.any(weights[i])]
+            if not self.shards:
+                raise InputError("no pixel of any projection has weight")
+        squares = [self._square(stack, i) for i in self.shards]
         self.data_norm2 = float(np.sum(np.asarray(squares, dtype=np.float64)))
-        self.n_data = int(
-            stack.data.size
-            if pixel_weights is None
-            else np.count_nonzero(np.broadcast_to(pixel_weights, stack.data.shape))
-        )
 
     def residual_gradient(self, field: Field) -> tuple[Field, float]:
         """`A^T W (A x − b)`, (c, z, y, x) float32, and `Σ w (A x − b)²`."""
@@ -157,6 +163,14 @@ class ShardedLeastSquares(ABC):
     def normal(self, field: Field) -> Field:
         """`A^T W A x`, (c, z, y, x) float32."""
         return self._product("normal", field)[0]
+
+    def _square(self, stack: DifferencedStack, indices: Indices) -> float:
+        """Weighted sum of squares of a shard's data."""
+        if self.pixel_weights is None:
+            return float(np.sum(np.square(stack.data[indices], dtype=np.float64)))
+        weights = _rows(self.pixel_weights, indices)
+        data = without_unmeasured(stack.data[indices], weights)
+        return float(np.sum(np.square(data, dtype=np.float64) * weights))
 
     @abstractmethod
     def _product(self, operation: Operation, field: Field) -> tuple[Field, float]:
@@ -182,7 +196,7 @@ class InProcessLeastSquares(ShardedLeastSquares):
         self,
         stack: DifferencedStack,
         volume_shape: tuple[int, int, int],
-        pixel_weights: NDArray[np.float32] | None = None,
+        pixel_weights: PixelWeights | None = None,
         scheme: Scheme = "series",
     ):
         super().__init__(stack, volume_shape, pixel_weights, scheme)
@@ -192,7 +206,7 @@ class InProcessLeastSquares(ShardedLeastSquares):
                 stack.rotations[i],
                 stack.weights[i],
                 volume_shape,
-                None if pixel_weights is None else _rows(pixel_weights, i),
+                None if self.pixel_weights is None else _rows(self.pixel_weights, i),
                 scheme,
             )
             for i in self.shards
@@ -210,7 +224,7 @@ def _shard_problem(
     rotations: NDArray[np.float64],
     weights: NDArray[np.float64],
     volume_shape: tuple[int, int, int],
-    pixel_weights: NDArray[np.float32] | None,
+    pixel_weights: PixelWeights | None,
     scheme: Scheme,
 ) -> LocalLeastSquares:
     projector = Projector(volume_shape, data.shape[1:], rotations, weights, scheme)
@@ -289,7 +303,7 @@ class DistributedLeastSquares(ShardedLeastSquares):
         volume_shape: tuple[int, int, int],
         *,
         scratch: Path,
-        pixel_weights: NDArray[np.float32] | None = None,
+        pixel_weights: PixelWeights | None = None,
         scheme: Scheme = "series",
     ):
         super().__init__(stack, volume_shape, pixel_weights, scheme)
@@ -299,7 +313,7 @@ class DistributedLeastSquares(ShardedLeastSquares):
         self._counter = itertools.count()
         check_worker_memory(client, self.worker_bytes(stack, len(_workers(client)) or 1))
         self._files = [
-            _write_shard(self._scratch, stack, indices, pixel_weights) for indices in self.shards
+            _write_shard(self._scratch, stack, i, self.pixel_weights) for i in self.shards
         ]
 
     def worker_bytes(self, stack: DifferencedStack, n_workers: int) -> int:
@@ -308,7 +322,8 @@ class DistributedLeastSquares(ShardedLeastSquares):
         largest = max(len(indices) for indices in self.shards)
         held = min(-(-len(self.shards) // n_workers), CACHED_SHARDS)
         # A shard is held once and its residual exists while it is worked on.
-        projections = (held + 1) * largest * pixels * 4
+        weight = 0 if self.pixel_weights is None else self.pixel_weights.itemsize
+        projections = (held + 1) * largest * pixels * (4 + weight)
         return projections + FIELD_COPIES * 4 * int(np.prod(self.field_shape))
 
     def close(self) -> None:
@@ -440,7 +455,7 @@ def _write_shard(
     scratch: Path,
     stack: DifferencedStack,
     indices: Indices,
-    pixel_weights: NDArray[np.float32] | None,
+    pixel_weights: PixelWeights | None,
 ) -> str:
     """Write one shard under a name that holds the checksum of its content."""
     arrays: dict[str, NDArray[Any]] = {

@@ -6,7 +6,7 @@ Axes, frames and units: the table in `pipeline/__init__.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -46,6 +46,8 @@ class AlignedStack:
     data : (n_proj, ny, nx) float32 [rad].
     rotations : (n_proj, 3, 3) float64, sample to lab.
     pixel_size_m, energy_ev, noise : as in `PhaseStack`.
+    valid : (n_proj, ny, nx) bool, pixels that were measured; None where all were. What `data` hold
+        elsewhere means nothing.
     """
 
     data: NDArray[np.float32]
@@ -53,6 +55,7 @@ class AlignedStack:
     pixel_size_m: float
     energy_ev: float
     noise: float
+    valid: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class DifferencedStack:
     contrast : which field the weights belong to.
     pixel_size_m : float [m].
     noise : float rms in air per pixel; 0 when unknown.
+    valid : (n_proj, ny, nx) bool, as in `AlignedStack`: pixels that a reconstruction has to fit.
     """
 
     data: NDArray[np.float32]
@@ -75,3 +79,19 @@ class DifferencedStack:
     contrast: Contrast
     pixel_size_m: float
     noise: float
+    valid: NDArray[np.bool_] | None = None
+
+    def subset(self, indices: NDArray[np.integer] | slice) -> DifferencedStack:
+        """Stack of some of the projections.
+
+        Parameters
+        ----------
+        indices : (k,) positions, or a slice.
+        """
+        return replace(
+            self,
+            data=self.data[indices],
+            rotations=self.rotations[indices],
+            weights=self.weights[indices],
+            valid=None if self.valid is None else self.valid[indices],
+        )

@@ -63,7 +63,8 @@ def place(
 
     Returns
     -------
-    Stack with rotations `R_y(theta) base`; zero where nothing was measured (`measured_pixels`).
+    Stack with rotations `R_y(theta) base`, zero where nothing was measured: not `valid` beyond a
+    border at which the sample goes on; beyond one that shows air it is known to be air.
 
     Raises
     ------
@@ -72,49 +73,27 @@ def place(
     """
     total, turns = _total_shifts(stack, shifts, translation)
     canvas, turning = _canvas(stack, shape, turns_rad, scales)
-    data, _ = canvas.place(total, *turning)
-    rotations = turns @ np.asarray(base, np.float64)
-    return AlignedStack(data, rotations, stack.pixel_size_m, stack.energy_ev, stack.noise)
+    data, seen = canvas.place(total, *turning)
+    return AlignedStack(
+        data,
+        turns @ np.asarray(base, np.float64),
+        stack.pixel_size_m,
+        stack.energy_ev,
+        stack.noise,
+        _measured(canvas, seen),
+    )
 
 
-def measured_pixels(
-    stack: PhaseStack,
-    shifts: NDArray[np.float64],
-    translation: NDArray[np.float64] | None = None,
-    shape: tuple[int, int] | None = None,
-    *,
-    turns_rad: NDArray[np.float64] | None = None,
-    scales: NDArray[np.float64] | None = None,
-) -> NDArray[np.float32] | None:
-    """Pixel weights of a placed series: zero where the sample goes on beyond the field.
-
-    Air beyond a border that shows air is known, and counts as measured.
-
-    Parameters
-    ----------
-    stack, shifts, translation, shape, turns_rad, scales : as for `place`.
-
-    Returns
-    -------
-    (n, ny, nx) float32 of zeros and ones; None where the field holds the whole sample, always.
-
-    Raises
-    ------
-    GeometryError
-        If there is not one shift for each frame.
-    """
-    total, _ = _total_shifts(stack, shifts, translation)
-    canvas, turning = _canvas(stack, shape, turns_rad, scales)
-    canvas.borders = open_borders(-stack.data)
-    if not canvas.borders.any():
+def _measured(canvas: Canvas, seen: list[tuple[slice, slice]]) -> NDArray[np.bool_] | None:
+    """Pixels (n, ny, nx) that were measured or are air; None where all are."""
+    unknown = [canvas.unknown(index, part) for index, part in enumerate(seen)]
+    if all(mask is None for mask in unknown):
         return None
-    _, seen = canvas.place(total, *turning)
-    weights = np.ones(canvas.shape, np.float32)
-    for index, part in enumerate(seen):
-        unknown = canvas.unknown(index, part)
-        if unknown is not None:
-            weights[index, unknown] = 0.0
-    return weights
+    measured = np.ones(canvas.shape, np.bool_)
+    for frame, mask in zip(measured, unknown, strict=True):
+        if mask is not None:
+            frame[mask] = False
+    return measured
 
 
 def _total_shifts(
@@ -143,7 +122,7 @@ def _canvas(
         np.zeros(n) if turns_rad is None else turns_rad,
         np.ones(n) if scales is None else scales,
     )
-    return Canvas(stack.data, np.zeros((n, 4), np.bool_), width, height), turning
+    return Canvas(stack.data, open_borders(-stack.data), width, height), turning
 
 
 def fit_shape(data: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
@@ -193,7 +172,8 @@ def difference(
         data = np.float32(0.5) * (a.data - b.data)
         weights = circular_weights(a.rotations, helicity=1, degree=degree)
         noise *= 0.5
-    return DifferencedStack(data, a.rotations, weights, kind, a.pixel_size_m, noise)
+    valid = _both(a, b)
+    return DifferencedStack(data, a.rotations, weights, kind, a.pixel_size_m, noise, valid)
 
 
 def mean(a: AlignedStack, b: AlignedStack) -> AlignedStack:
@@ -210,7 +190,8 @@ def mean(a: AlignedStack, b: AlignedStack) -> AlignedStack:
     """
     _check_partners(a, b)
     noise = 0.5 * float(np.hypot(a.noise, b.noise))
-    return replace(a, data=np.float32(0.5) * (a.data + b.data), noise=noise)
+    data = np.float32(0.5) * (a.data + b.data)
+    return replace(a, data=data, noise=noise, valid=_both(a, b))
 
 
 def scalar_channel(aligned: AlignedStack) -> DifferencedStack:
@@ -227,6 +208,7 @@ def scalar_channel(aligned: AlignedStack) -> DifferencedStack:
         "scalar",
         aligned.pixel_size_m,
         aligned.noise,
+        aligned.valid,
     )
 
 
@@ -269,7 +251,27 @@ def concatenate(stacks: Sequence[DifferencedStack]) -> DifferencedStack:
         first.contrast,
         first.pixel_size_m,
         float(np.sqrt(variance)),
+        _joined_valid(stacks),
     )
+
+
+def _joined_valid(stacks: Sequence[DifferencedStack]) -> NDArray[np.bool_] | None:
+    """Measured pixels of all stacks; None where every stack was measured everywhere."""
+    if all(stack.valid is None for stack in stacks):
+        return None
+    return np.concatenate(
+        [
+            np.ones(stack.data.shape, np.bool_) if stack.valid is None else stack.valid
+            for stack in stacks
+        ]
+    )
+
+
+def _both(a: AlignedStack, b: AlignedStack) -> NDArray[np.bool_] | None:
+    """Pixels that both partners measured: one alone would pass its dichroism off as the sample."""
+    if a.valid is None or b.valid is None:
+        return b.valid if a.valid is None else a.valid
+    return a.valid & b.valid
 
 
 def _check_partners(a: AlignedStack, b: AlignedStack) -> None:

@@ -54,7 +54,7 @@ def load_phase(path: Path) -> PhaseStack:
 def save_aligned(path: Path, stack: AlignedStack) -> None:
     """Write an `AlignedStack`; the file appears when it is whole."""
     with hdf5.write_hdf5(path) as file:
-        _write(file, "aligned", stack.data, {"rotations": stack.rotations})
+        _write(file, "aligned", stack.data, {"rotations": stack.rotations}, stack.valid)
         _write_attributes(file, stack.pixel_size_m, stack.noise, stack.energy_ev)
 
 
@@ -73,6 +73,7 @@ def load_aligned(path: Path) -> AlignedStack:
             pixel_size_m=float(file.attrs["pixel_size_m"]),
             energy_ev=float(file.attrs["energy_ev"]),
             noise=float(file.attrs["noise"]),
+            valid=_valid(file, path),
         )
 
 
@@ -80,7 +81,7 @@ def save_differenced(path: Path, stack: DifferencedStack) -> None:
     """Write a `DifferencedStack`; the file appears when it is whole."""
     with hdf5.write_hdf5(path) as file:
         geometry = {"rotations": stack.rotations, "weights": stack.weights}
-        _write(file, "differenced", stack.data, geometry)
+        _write(file, "differenced", stack.data, geometry, stack.valid)
         _write_attributes(file, stack.pixel_size_m, stack.noise, None)
         file.attrs["contrast"] = stack.contrast
 
@@ -110,14 +111,23 @@ def load_differenced(path: Path, frames: slice | None = None) -> DifferencedStac
             contrast=contrast,
             pixel_size_m=float(file.attrs["pixel_size_m"]),
             noise=float(file.attrs["noise"]),
+            valid=_valid(file, path, selection),
         )
 
 
 def _write(
-    file: h5py.File, kind: _Kind, data: NDArray[np.float32], geometry: dict[str, NDArray[Any]]
+    file: h5py.File,
+    kind: _Kind,
+    data: NDArray[np.float32],
+    geometry: dict[str, NDArray[Any]],
+    valid: NDArray[np.bool_] | None = None,
 ) -> None:
     file.attrs["kind"] = kind
-    file.create_dataset("data", data=data, dtype=np.float32, chunks=(1, *data.shape[1:]))
+    chunks = (1, *data.shape[1:])
+    file.create_dataset("data", data=data, dtype=np.float32, chunks=chunks)
+    if valid is not None:
+        # Whole areas are alike, so that they take next to no room.
+        file.create_dataset("valid", data=valid, dtype=np.bool_, chunks=chunks, compression="gzip")
     for name, values in geometry.items():
         file.create_dataset(name, data=values, dtype=np.float64)
 
@@ -135,6 +145,11 @@ def _check_kind(file: h5py.File, kind: _Kind, path: Path) -> None:
     found = file.attrs.get("kind", "none")
     if found != kind:
         raise InputError(f"expected a stack of kind '{kind}', found '{found}'", path=path)
+
+
+def _valid(file: h5py.File, path: Path, selection: Any = ()) -> NDArray[np.bool_] | None:
+    """Pixels that were measured; None where the file says nothing, as all were."""
+    return _array(file, "valid", path, np.bool_, selection) if "valid" in file else None
 
 
 def _array(

@@ -113,7 +113,7 @@ def reconstruct_orientation(
         support.shape, stack.data.shape[1:], stack.rotations, stack.weights, scheme, support=support
     )
     if problem is None:
-        problem = LocalLeastSquares(projector, stack.data)
+        problem = LocalLeastSquares(projector, stack.data, stack.valid)
     if settings.method == "random-starts":
         return _random_starts(problem, support, settings, seed, progress)
     smooth = smooth_solution(

@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
+from pipeline.align.explain import Tomograph, explain
 from pipeline.errors import ConvergenceError, GeometryError
 from pipeline.progress import Progress, ProgressCallback, silent
 from pipeline.stacks import DifferencedStack
 from pipeline.tomography.fbp import filtered_back_projection
 from pipeline.tomography.geometry import group_by_axis
 from pipeline.tomography.projector import Projector, fastest_scheme
-from pipeline.tomography.solvers import LeastSquares, LocalLeastSquares
+from pipeline.tomography.solvers import LeastSquares, LocalLeastSquares, without_unmeasured
 from schemas.recipe import ScalarSettings, SupportSettings
 
 _STEP_MARGIN = 1.05
@@ -83,6 +84,10 @@ def reconstruct_scalar(
     RESIRE: Pham et al., Sci. Rep. 13, 5624 (2023), doi 10.1038/s41598-023-31124-7, least squares
     with positivity, here with Nesterov's acceleration and restarts (O'Donoghue and Candès 2015,
     doi 10.1007/s10208-013-9150-3) instead of plain gradient steps.
+
+    Pixels that were not measured (`stack.valid`) are not fitted. Filtered back-projection, which
+    needs whole projections, takes there the reprojection of the volume that explains the measured
+    ones (`pipeline.align.explain`): it is linear in the data only where everything was measured.
     """
     if stack.contrast != "scalar":
         raise GeometryError(f"reconstruct_scalar: expected scalar, found {stack.contrast} data")
@@ -93,7 +98,7 @@ def reconstruct_scalar(
     if problem is None:
         scheme = fastest_scheme(stack.rotations)
         projector = Projector(shape, (ny, nx), stack.rotations, stack.weights, scheme)
-        problem = LocalLeastSquares(projector, stack.data)
+        problem = LocalLeastSquares(projector, stack.data, stack.valid)
     if support is not None and (1, *support.shape) != tuple(problem.field_shape):
         raise GeometryError(
             f"reconstruct_scalar: expected a support {tuple(problem.field_shape[1:])}, "
@@ -184,10 +189,23 @@ def _back_project(
     group = groups[0]
     # Dividing by the weight makes a projection the plain integral of the field.
     data = (stack.data / stack.weights[:, 0, None, None]).astype(np.float32)
+    if stack.valid is not None:
+        data = _completed(data, stack.valid, group.angles_rad)
     volume = filtered_back_projection(data, group.angles_rad, settings.fbp_filter)
     volume = _into_sample_frame(volume, group.base, shape)
     progress(Progress("scalar: filtered back-projection", 1, 1))
     return ScalarResult(volume, [], "direct")
+
+
+def _completed(
+    data: NDArray[np.float32], valid: NDArray[np.bool_], angles: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Projections of either sign, with what was not measured filled in by what was."""
+    known = without_unmeasured(data, valid)
+    sign = np.float32(-1.0 if known.sum(dtype=np.float64) < 0.0 else 1.0)
+    unknown = [None if seen.all() else ~seen for seen in valid]
+    _, model = explain(Tomograph(angles), sign * known, unknown)
+    return np.where(valid, known, sign * model)
 
 
 def _into_sample_frame(

@@ -77,7 +77,7 @@ def check_inputs(stack: DifferencedStack, support: Mask, contrast: Contrast, wan
         raise InputError(f"{wanted} needs {contrast} contrast, found {stack.contrast}")
     if not support.any():
         raise InputError("the support is empty: expected at least one voxel of sample")
-    if not np.any(stack.data):
+    if not np.any(stack.data, where=True if stack.valid is None else stack.valid):
         raise InputError("the projections are all zero: there is nothing to reconstruct")
 
 
@@ -114,6 +114,7 @@ def smooth_solution(
             stack.data,
             support=support,
             metric=metric,
+            pixel_weights=stack.valid,
             seed=seed,
             stage=f"{stage}: prior strength",
             progress=progress,

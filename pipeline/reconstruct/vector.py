@@ -108,7 +108,7 @@ def reconstruct_vector(
         support=support,
     )
     if problem is None:
-        problem = LocalLeastSquares(projector, stack.data)
+        problem = LocalLeastSquares(projector, stack.data, stack.valid)
     if settings.method == "gradient-descent":
         solution = gradient_descent(
             problem,

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ from pipeline.errors import ConvergenceError, InputError
 from pipeline.progress import Progress, ProgressCallback, silent
 from pipeline.tomography.priors import Field, Mask, QuadraticPrior, inner
 from pipeline.tomography.projector import Projector
+
+PixelWeights = NDArray[np.float32] | NDArray[np.bool_]
+"""Weights of single pixels; bool where a pixel was measured or was not, a quarter of the memory."""
 
 PLATEAU_WINDOW = 3
 """Iterations over which the residual must have stood still."""
@@ -64,6 +67,21 @@ class LeastSquares(Protocol):
         ...
 
 
+def without_unmeasured(
+    data: NDArray[np.float32], pixel_weights: PixelWeights | None
+) -> NDArray[np.float32]:
+    """Data with zero where a pixel has no weight, so that nothing it holds, NaN say, gets through.
+
+    Parameters
+    ----------
+    data : (n_proj, ny, nx) float32.
+    pixel_weights : as in `LocalLeastSquares`; without them the data themselves are returned.
+    """
+    if pixel_weights is None:
+        return data
+    return np.where(pixel_weights, data, np.float32(0.0))
+
+
 class LocalLeastSquares:
     """`LeastSquares` computed in this process.
 
@@ -71,37 +89,37 @@ class LocalLeastSquares:
     ----------
     projector : the forward model `A`.
     data : (n_proj, ny, nx) float32, `b`.
-    pixel_weights : (n_proj, ny, nx) or broadcastable, `W` >= 0: 0 leaves a pixel out, an inverse
-        variance weighs it; every pixel alike when absent.
+    pixel_weights : (n_proj, ny, nx) or broadcastable, bool or float, `W` >= 0: 0 (False) leaves a
+        pixel out, whatever it holds, an inverse variance weighs it; every pixel alike when absent.
 
     Raises
     ------
     InputError
-        If the shapes differ, the data are not finite, or no pixel has weight.
+        If the shapes differ, data that count are not finite, or no pixel has weight.
     """
 
     def __init__(
         self,
         projector: Projector,
         data: NDArray[np.float32],
-        pixel_weights: NDArray[np.float32] | None = None,
+        pixel_weights: PixelWeights | None = None,
     ):
         if data.shape != projector.stack_shape:
             raise InputError(f"expected a stack of shape {projector.stack_shape}, got {data.shape}")
+        self._weights: NDArray[Any] | None = None
+        self.n_data = int(data.size)
+        if pixel_weights is not None:
+            self._weights = np.ascontiguousarray(np.broadcast_to(pixel_weights, data.shape))
+            self.n_data = int(np.count_nonzero(self._weights))
+            if self.n_data == 0 or not np.all(self._weights >= 0.0):
+                raise InputError("pixel weights must be >= 0 and not all zero")
+            data = without_unmeasured(data, pixel_weights)
         bad = ~np.isfinite(data).all(axis=(1, 2))
         if bad.any():
             raise InputError(f"projection {int(np.argmax(bad))} holds non-finite values")
         self._projector = projector
         self._data = np.ascontiguousarray(data, dtype=np.float32)
-        self._weights = None
-        self.n_data = int(data.size)
-        weighted = self._data
-        if pixel_weights is not None:
-            self._weights = np.broadcast_to(pixel_weights, data.shape).astype(np.float32)
-            self.n_data = int(np.count_nonzero(self._weights))
-            if self.n_data == 0 or not np.all(self._weights >= 0.0):
-                raise InputError("pixel weights must be >= 0 and not all zero")
-            weighted = self._data * self._weights
+        weighted = self._data if self._weights is None else self._data * self._weights
         self.data_norm2 = inner(self._data, weighted)
 
     @property

@@ -17,7 +17,13 @@ from pipeline.errors import InputError
 from pipeline.progress import Progress, ProgressCallback, silent
 from pipeline.tomography.priors import Field, GradientPrior, Mask, inner
 from pipeline.tomography.projector import Projector
-from pipeline.tomography.solvers import LeastSquares, LocalLeastSquares, conjugate_gradient
+from pipeline.tomography.solvers import (
+    LeastSquares,
+    LocalLeastSquares,
+    PixelWeights,
+    conjugate_gradient,
+    without_unmeasured,
+)
 
 HELD_OUT = 6
 """One projection in this many is held out: enough to rank strengths, few enough to miss."""
@@ -84,6 +90,7 @@ def held_out_strength(
     *,
     support: Mask,
     metric: NDArray[np.float64],
+    pixel_weights: PixelWeights | None = None,
     iterations: int = 25,
     seed: int = 0,
     stage: str = "prior strength",
@@ -96,6 +103,8 @@ def held_out_strength(
     projector, data : forward model and stack (n_proj, ny, nx) float32.
     support : (z, y, x) bool.
     metric : (c,) float64, see `component_metric`.
+    pixel_weights : (n_proj, ny, nx), as in `LocalLeastSquares`: pixels without weight are neither
+        fitted nor predicted.
     iterations : most conjugate-gradient iterations per strength, each from the best field so far.
     seed : of the probe of the diagonal.
     stage, progress : where and under which name to report.
@@ -107,7 +116,8 @@ def held_out_strength(
     Raises
     ------
     InputError
-        If there are fewer than three projections, they are all zero, or none sees the support.
+        If there are fewer than three projections, they are all zero, none sees the support, or
+        nothing was measured in those that are held out.
 
     Notes
     -----
@@ -117,10 +127,16 @@ def held_out_strength(
     if len(data) < 3:
         raise InputError(f"expected at least 3 projections to hold some out, found {len(data)}")
     held = np.arange(len(data)) % HELD_OUT == min(HELD_OUT, len(data)) // 2
-    rest = LocalLeastSquares(projector.subset(np.flatnonzero(~held)), data[~held])
+    weights = None if pixel_weights is None else pixel_weights[~held]
+    rest = LocalLeastSquares(projector.subset(np.flatnonzero(~held)), data[~held], weights)
     if rest.data_norm2 <= 0.0:
         raise InputError("the projections are all zero: there is nothing to reconstruct")
     checked = projector.subset(np.flatnonzero(held))
+    unseen = None if pixel_weights is None else pixel_weights[held]
+    target = without_unmeasured(data[held], unseen)
+    count = target.size if unseen is None else float(unseen.sum(dtype=np.float64))
+    if not count:
+        raise InputError("nothing was measured in the projections that are held out")
     diagonal = mean_diagonal(rest, support, metric, seed)
     errors: dict[int, float] = {}
     fields: dict[int, Field] = {}
@@ -136,8 +152,9 @@ def held_out_strength(
             iterations=iterations,
             tolerance=TOLERANCE,
         )
-        residual = checked.forward(found.field) - data[held]
-        errors[exponent] = float(np.sqrt(inner(residual, residual) / residual.size))
+        residual = checked.forward(found.field) - target
+        weighted = residual if unseen is None else residual * unseen
+        errors[exponent] = float(np.sqrt(inner(residual, weighted) / count))
         if not fields or errors[exponent] < errors[next(iter(fields))]:
             fields.clear()
             fields[exponent] = found.field

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,6 @@ from pipeline.align.assemble import (
     difference,
     fit_shape,
     mean,
-    measured_pixels,
     nominal_base,
     place,
     scalar_channel,
@@ -64,19 +65,19 @@ def test_content_beyond_a_small_frame_is_not_lost():
     shifts = np.tile([0.0, -18.0], (3, 1))
     placed = place(stack, shifts, np.eye(3), shape=(48, 80))
     assert np.abs(placed.data[0] - spot((-32.0, 0.0), 80)[16:64]).max() < 2e-3
-    assert measured_pixels(stack, shifts, shape=(48, 80)) is None
+    # Air beyond a border that shows air needs no measurement.
+    assert placed.valid is None
 
 
-def test_what_was_not_measured_has_no_weight():
-    stack = PhaseStack(np.stack([spot((-23.0, 0.0))] * 3), ANGLES, 3e-8, 5468.0, 1e-3, {})
-    shifts = np.tile([0.0, 10.0], (3, 1))
-    weights = measured_pixels(stack, shifts)
-    assert weights is not None
-    assert weights.shape == (3, 48, 48)
-    assert not weights[:, :, :12].any()
-    assert weights[:, :, 12:].all()
-    with pytest.raises(GeometryError, match=r"expected shifts \(3, 2\), found \(2, 2\)"):
-        measured_pixels(stack, shifts[:2])
+def test_what_was_not_measured_is_not_valid():
+    frames = [spot((-23.0, 0.0)), spot((-23.0, 0.0)), spot((0.0, 0.0))]
+    stack = PhaseStack(np.stack(frames), ANGLES, 3e-8, 5468.0, 1e-3, {})
+    placed = place(stack, np.tile([0.0, 10.0], (3, 1)), np.eye(3))
+    assert placed.valid is not None
+    assert placed.valid.shape == (3, 48, 48)
+    assert not placed.valid[:2, :, :12].any()
+    assert placed.valid[:2, :, 12:].all()
+    assert placed.valid[2].all()
 
 
 def aligned(value, noise=0.3, shape=(3, 8, 8), pixel=3e-8, turned=0.0):
@@ -98,6 +99,25 @@ def test_circular_difference_is_half():
     assert found.noise == pytest.approx(0.25)
     assert np.allclose(found.weights, circular_weights(found.rotations))
     assert np.all(mean(aligned(3.0), aligned(1.0)).data == 2.0)
+
+
+def test_pixels_count_where_both_partners_measured_them():
+    left, right = aligned(3.0), aligned(1.0)
+    unseen = np.ones((3, 8, 8), np.bool_)
+    unseen[:, :, :2] = False
+    cut = replace(left, valid=unseen), replace(right, valid=unseen[:, :, ::-1])
+    for made in (difference(*cut), mean(*cut)):
+        assert made.valid is not None
+        assert not made.valid[:, :, [0, 1, 6, 7]].any()
+        assert made.valid[:, :, 2:6].all()
+    assert difference(cut[0], right).valid is unseen
+    assert mean(left, cut[1]).valid is cut[1].valid
+    assert difference(left, right).valid is None
+    joined = concatenate([scalar_channel(right), scalar_channel(cut[0])])
+    assert joined.valid is not None
+    assert joined.valid[:3].all()
+    np.testing.assert_array_equal(joined.valid[3:], unseen)
+    assert concatenate([scalar_channel(right)] * 2).valid is None
 
 
 def test_strangers_are_not_subtracted():

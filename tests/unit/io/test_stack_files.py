@@ -60,6 +60,17 @@ def test_differenced_whole_and_in_part(tmp_path: Path) -> None:
     np.testing.assert_array_equal(part.weights, stack.weights[1:3])
 
 
+def test_what_was_not_measured_survives(tmp_path: Path) -> None:
+    valid = RNG.random(DATA.shape) < 0.5
+    aligned = AlignedStack(DATA, ROTATIONS, 3e-8, 5468.0, 1e-3, valid)
+    save_aligned(tmp_path / "a.h5", aligned)
+    same(aligned, load_aligned(tmp_path / "a.h5"))
+    stack = DifferencedStack(DATA, ROTATIONS, np.ones((3, 1)), "scalar", 3e-8, 0.0, valid)
+    save_differenced(tmp_path / "d.h5", stack)
+    same(stack, load_differenced(tmp_path / "d.h5"))
+    same(stack.subset(slice(1, 3)), load_differenced(tmp_path / "d.h5", slice(1, 3)))
+
+
 def test_same_stack_same_bytes(tmp_path: Path) -> None:
     stack = AlignedStack(DATA, ROTATIONS, 3e-8, 5468.0, 1e-3)
     for name in ("a.h5", "b.h5"):
