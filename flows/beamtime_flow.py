@@ -18,7 +18,7 @@ from flows.artifacts import publish_summary  # noqa: E402
 from flows.products import Parts  # noqa: E402
 from flows.progress import ProgressBoard  # noqa: E402
 from flows.run import Assembled, Run, RunSummary, folder, lay_out, open_run, output  # noqa: E402
-from flows.stages import common_shape  # noqa: E402
+from flows.stages import PairKind, common_shape  # noqa: E402
 from flows.steps import StepResult  # noqa: E402
 from flows.tasks import by_name, collect  # noqa: E402
 from pipeline.io.beamtime import load_recipe  # noqa: E402
@@ -117,17 +117,54 @@ def align_and_assemble(run: Run) -> Assembled:
     entered = [group for group in layout.groups if not group.prepared]
     assembled |= by_name(entered, (tasks.enter_aligned.submit(run, g, shape) for g in entered))
     differenced = collect(tasks.enter_differenced.submit(run, s) for s in layout.differenced)
-    return Assembled(layout, prepared, aligned, motions, assembled, differenced)
+    return Assembled(layout, prepared, aligned, motions, assembled, differenced, shape)
+
+
+def align_jointly(run: Run, data: Assembled, volume: StepResult, inside: StepResult) -> Assembled:
+    """A last round of alignment with the dichroism in the model: partners are registered to what
+    one field leaves of their differences, and subtracted again. Both move by half, so that their
+    mean, and what was found in it, stays."""
+    wanted: dict[PairKind, bool] = {
+        "linear": run.layout.wants("orientation") or run.layout.wants("grains"),
+        "circular": run.layout.wants("magnetisation"),
+    }
+    rounds = run.recipe.align.joint_rounds if run.recipe.align.enabled else 0
+    for kind in (kind for kind, asked in wanted.items() if asked):
+        groups = [group for group in run.layout.with_kind(kind) if group.prepared]
+        for number in range(1, 1 + rounds if groups else 0):
+            suffix = f"-joint-{number}"
+            aligned = tasks.joint(run, f"align-{kind}{suffix}", groups, data, volume, inside)
+            data = data.realigned(
+                aligned,
+                by_name(
+                    groups,
+                    (
+                        tasks.assemble.submit(
+                            run,
+                            group,
+                            data.of(group),
+                            aligned[group.name],
+                            data.motions.get(group.name),
+                            data.shape,
+                            suffix,
+                        )
+                        for group in groups
+                    ),
+                ),
+            )
+    return data
 
 
 def reconstruct(run: Run, data: Assembled) -> Parts:
-    """The scalar channel gives the support, the off-resonance series the density, the differenced
-    projections the axis (with its uncertainty from a twin of the data) or the magnetisation; grains
-    follow from the axis."""
+    """The scalar channel gives the support, in which partners are aligned jointly; the
+    off-resonance series give the density, the differenced projections the axis (with its
+    uncertainty from a twin of the data) or the magnetisation; grains follow from the axis."""
     layout = run.layout
     scalars = data.stacks("scalar")
     volume = tasks.scalar(run, scalars) if scalars else None
     inside = tasks.support(run, volume)
+    if volume is not None:
+        data = align_jointly(run, data, volume, inside)
     dense = None
     off = layout.off_resonance()
     if off and volume is not None and (layout.wants("density") or layout.wants("grains")):

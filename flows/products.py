@@ -364,8 +364,12 @@ def _alignments(parts: Parts) -> dict[str, SeriesAlignment]:
     for group, folder in parts.alignments.items():
         with np.load(folder / "alignment.npz") as arrays:
             for index, name in enumerate(parts.members[group]):
+                joint = f"joint_{index}"
                 found[name] = SeriesAlignment(
-                    arrays[f"shifts_{index}"], arrays["angles_deg"], arrays["updates"]
+                    arrays[f"shifts_{index}"],
+                    arrays["angles_deg"],
+                    arrays["updates"],
+                    arrays[joint] if joint in arrays else np.zeros((0, 0, 2)),
                 )
     return found
 

@@ -183,7 +183,7 @@ def _check_groups(groups: Sequence[Group], path: Path) -> None:
 
 
 class Assembled:
-    """Finished steps up to the assembly, by name of series or group."""
+    """Finished steps up to the assembly, by name of series or group; `shape` is that of frames."""
 
     def __init__(
         self,
@@ -193,6 +193,7 @@ class Assembled:
         motions: dict[str, StepResult | None],
         assembled: dict[str, StepResult],
         differenced: list[StepResult],
+        shape: tuple[int, int],
     ):
         self.layout = layout
         self.prepared = prepared
@@ -200,6 +201,25 @@ class Assembled:
         self.motions = motions
         self.assembled = assembled
         self.differenced = differenced
+        self.shape = shape
+
+    def of(self, group: Group) -> list[StepResult]:
+        """Prepared series of a group."""
+        return [self.prepared[series.name] for series in group.members]
+
+    def realigned(
+        self, aligned: Mapping[str, StepResult], assembled: Mapping[str, StepResult]
+    ) -> Assembled:
+        """The same, some groups aligned and assembled anew."""
+        return Assembled(
+            self.layout,
+            self.prepared,
+            self.aligned | dict(aligned),
+            self.motions,
+            self.assembled | dict(assembled),
+            self.differenced,
+            self.shape,
+        )
 
     def stacks(self, contrast: str) -> list[Path]:
         """Files of one contrast; without a scalar series the mean of partners is the scalar."""
@@ -292,12 +312,14 @@ class Run:
         *,
         log: Callable[[str], None] | None = None,
         leave_out: tuple[str, ...] | None = None,
+        here: bool = False,
     ) -> StepResult:
-        """Do a step on a worker, or reuse it."""
+        """Do a step on a worker, or `here` with the threads of all of them, or reuse it."""
         options = {} if leave_out is None else {"leave_out": leave_out}
+        call = self.compute.call_here if here else self.compute.call
         with self._places, self.board.step(name, log) as progress:
             result = self.workspace.step(
-                name, function, arguments, run=self.compute.call, progress=progress, **options
+                name, function, arguments, run=call, progress=progress, **options
             )
         self._tell(result, log)
         return result

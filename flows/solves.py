@@ -7,7 +7,7 @@ workers of a cluster.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.align.assemble import concatenate
+from pipeline.align.joint import align_pairs
 from pipeline.distribute import InProcessLeastSquares
 from pipeline.errors import InputError
 from pipeline.io.hdf5 import open_hdf5
@@ -163,6 +164,51 @@ def crop(volume: NDArray[Any], shape: Shape3) -> NDArray[Any]:
         for n, m in zip(volume.shape[-3:], shape, strict=True)
     )
     return np.ascontiguousarray(volume[..., z, y, x])
+
+
+def align_jointly(
+    out: Path,
+    differences: Sequence[Path],
+    means: Sequence[Path],
+    alignments: Mapping[str, Path],
+    volume: Path,
+    support: Path,
+    seed: int,
+    progress: ProgressCallback = silent,
+) -> None:
+    """Partners registered to each other with their dichroism in the model.
+
+    Writes `<group>/alignment.npz` for each group, with the shifts of both partners moved apart by
+    what was found, half of it each, and what was found so far as `joint_0`, `joint_1`
+    (rounds, n, 2); and `residuals.json` of the field.
+
+    Parameters
+    ----------
+    out : folder to write into.
+    differences, means : `differenced.h5` and `scalar.h5` of each group.
+    alignments : name -> `alignment.npz` of the same groups, in the same order.
+    volume, support : scalar `volume.npy`, matter positive, and `support.npy`, cut to the sample.
+    seed, progress : of the reconstruction.
+    """
+    inside = np.load(support)
+    density = np.where(inside, np.maximum(crop(np.load(volume), inside.shape), 0.0), 0.0)
+    found = align_pairs(
+        load_all(differences), load_all(means), density, seed=seed, progress=progress
+    )
+    write_json(out / "residuals.json", found.residuals)
+    first = 0
+    for name, path in alignments.items():
+        with np.load(path) as file:
+            arrays = dict(file)
+        n = len(arrays["shifts_0"])
+        for index, share in enumerate((-0.5, 0.5)):
+            move = share * found.shifts[first : first + n]
+            before = arrays.get(f"joint_{index}", np.zeros((0, n, 2)))
+            arrays[f"joint_{index}"] = np.concatenate([before, move[None]])
+            arrays[f"shifts_{index}"] = arrays[f"shifts_{index}"] + move
+        (out / name).mkdir()
+        np.savez(out / name / "alignment.npz", **arrays)
+        first += n
 
 
 def solve_orientation(

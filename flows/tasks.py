@@ -7,6 +7,7 @@ of return values does not.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from prefect.futures import PrefectFuture
 
 from flows import products, solves, stages
 from flows.analyses import ANALYSES, Analysis, Sources
-from flows.run import Group, Run
+from flows.run import Assembled, Group, Run
 from flows.steps import StepResult, Unkeyed
 from pipeline.io.products import UNKNOWN_PIXEL_SIZE_M
 from schemas.series import Series
@@ -70,6 +71,7 @@ def assemble(
     aligned: StepResult,
     motion: StepResult | None,
     shape: tuple[int, int],
+    suffix: str = "",
 ) -> StepResult:
     """Frames of one mounting in the sample's frame, partners subtracted."""
     assert run.layout.reference is not None
@@ -82,7 +84,32 @@ def assemble(
         "kind": group.kind,
         "degree": group.degree,
     }
-    return run.step(f"assemble-{group.name}", stages.assemble, arguments, log=get_run_logger().info)
+    log = get_run_logger().info
+    return run.step(f"assemble-{group.name}{suffix}", stages.assemble, arguments, log=log)
+
+
+@task(name="align jointly", task_run_name="{name}", **OPTIONS)
+def joint(
+    run: Run,
+    name: str,
+    groups: Sequence[Group],
+    data: Assembled,
+    volume: StepResult,
+    inside: StepResult,
+) -> dict[str, StepResult]:
+    """Partners of all mountings registered with their dichroism in the model, by group."""
+    assembled = [data.assembled[group.name] for group in groups]
+    arguments = {
+        "differences": [step.path("differenced.h5") for step in assembled],
+        "means": [step.path("scalar.h5") for step in assembled],
+        "alignments": {g.name: data.aligned[g.name].path("alignment.npz") for g in groups},
+        "volume": volume.path("volume.npy"),
+        "support": inside.path("support.npy"),
+        "seed": run.recipe.seed,
+    }
+    log = get_run_logger().info
+    made = run.step(name, solves.align_jointly, arguments, log=log, here=True)
+    return {group.name: replace(made, folder=made.path(group.name)) for group in groups}
 
 
 @task(name="enter aligned", task_run_name="enter {group.name}", **OPTIONS)

@@ -57,6 +57,10 @@ class AlignSettings(StrictModel):
     """Correct a measured tilt of the rotation axis against the detector's columns, where it moves
     content by more than a tenth of a pixel; smaller ones are reported only."""
 
+    joint_rounds: int = Field(default=1, ge=0, le=5)
+    """Rounds in which partners are registered again with their dichroism in the model, without
+    which a magnetic vortex passes for a shift; a second one changes little, 0 leaves it out."""
+
     @model_validator(mode="after")
     def _descending(self) -> AlignSettings:
         if self.levels != sorted(set(self.levels), reverse=True) or self.levels[-1] < 1:

@@ -44,7 +44,11 @@ def read_entry(entry: h5py.Group) -> ResultData:
         "resolution": _read_resolution,
         "residuals": lambda group: group["residual"][()],
         "alignment": lambda group: SeriesAlignment(
-            *(group[key][()] for key in ("shifts_px", "angles_deg", "updates_px"))
+            *(
+                group[key][()]
+                for key in ("shifts_px", "angles_deg", "updates_px", "joint_px")
+                if key in group
+            )
         ),
         "mountings": lambda group: Mounting(
             group["rotation"][()], group["shift_px"][()], float(group["correlation"][()])

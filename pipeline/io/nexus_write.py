@@ -143,6 +143,9 @@ def _write_alignment(entry: h5py.Group, data: ResultData) -> None:
             )
             write_value(group, "angles_deg", series.angles_deg, "degree")
             write_value(group, "updates_px", series.updates_px, "pixel")
+            if series.joint_px.size:
+                text = "part of the shift that was found with the dichroism in the model"
+                write_value(group, "joint_px", series.joint_px, "pixel", long_name=text)
             group.attrs["signal"] = "shifts_px"
             group.attrs["axes"] = ["angles_deg", "."]
     if data.mountings:

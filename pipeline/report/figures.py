@@ -177,6 +177,17 @@ def convergence(alignment: Mapping[str, SeriesAlignment]) -> bytes:
     return to_png(draw, (6.0, 3.0))
 
 
+def joint_shifts(alignment: Mapping[str, SeriesAlignment]) -> bytes:
+    """What the joint rounds added to the shifts of every series: horizontal and vertical."""
+    found = {name: series for name, series in alignment.items() if series.joint_px.size}
+    return shifts(
+        {
+            name: SeriesAlignment(series.joint_px.sum(axis=0), series.angles_deg)
+            for name, series in found.items()
+        }
+    )
+
+
 def residuals(curves: Mapping[str, NDArray[np.float64]]) -> bytes:
     """Relative residual of every reconstruction against the iteration."""
 

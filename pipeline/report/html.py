@@ -430,6 +430,16 @@ def _alignment(data: ResultData) -> str:
                 "registration; steps upwards are changes to a finer binning.",
             )
         )
+    if any(series.joint_px.size for series in data.alignment.values()):
+        parts.append(
+            picture(
+                figures.joint_shifts(data.alignment),
+                "Part of the shifts that was found with the dichroism in the model",
+                "What dichroism had passed for a shift between partners: found with one field that "
+                "explains all their differences in the model, and added to the shifts, half to "
+                "each partner.",
+            )
+        )
     parts.append("</div>")
     if data.mountings:
         rows = [
