@@ -369,7 +369,7 @@ def _alignments(parts: Parts) -> dict[str, SeriesAlignment]:
                     arrays[f"shifts_{index}"],
                     arrays["angles_deg"],
                     arrays["updates"],
-                    arrays[joint] if joint in arrays else np.zeros((0, 0, 2)),
+                    arrays[joint].sum(axis=0) if joint in arrays else np.zeros((0, 2)),
                 )
     return found
 

@@ -175,14 +175,14 @@ class SeriesAlignment:
     shifts_px : (n, 2) float64 [pixel], dy and dx added to bring each frame into place.
     angles_deg : (n,) float64 [degree].
     updates_px : (iterations, n) float64 [pixel], size of each update; empty when not recorded.
-    joint_px : (rounds, n, 2) float64 [pixel], dy and dx of the part of the shifts that was found
-        with the dichroism in the model; empty without such a round.
+    joint_px : (n, 2) float64 [pixel], dy and dx of the part of the shifts that was found with the
+        dichroism in the model; empty without such a round.
     """
 
     shifts_px: NDArray[np.float64]
     angles_deg: NDArray[np.float64]
     updates_px: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
-    joint_px: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0, 2)))
+    joint_px: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))
 
 
 @dataclass(frozen=True)

@@ -182,7 +182,7 @@ def joint_shifts(alignment: Mapping[str, SeriesAlignment]) -> bytes:
     found = {name: series for name, series in alignment.items() if series.joint_px.size}
     return shifts(
         {
-            name: SeriesAlignment(series.joint_px.sum(axis=0), series.angles_deg)
+            name: SeriesAlignment(series.joint_px, series.angles_deg)
             for name, series in found.items()
         }
     )

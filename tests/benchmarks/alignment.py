@@ -14,7 +14,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,11 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 from scipy.spatial.transform import Rotation
 
+from flows.solves import bounding_shape, crop
 from pipeline.align.assemble import concatenate, difference, mean, nominal_base, place
 from pipeline.align.assemble import scalar_channel as matter
 from pipeline.align.consistency import Alignment, align_series, alignment_residual
+from pipeline.align.joint import align_pairs
 from pipeline.align.pairs import average_pair, register_pair
 from pipeline.align.register import register_volumes
 from pipeline.preprocess.prepare import prepare_series
@@ -41,7 +43,7 @@ from pipeline.simulate.beamtime import (
 )
 from pipeline.simulate.phantoms import Phantom, pillar
 from pipeline.simulate.presets import PIXEL_SIZE_M, PRESETS, Preset
-from pipeline.stacks import PhaseStack
+from pipeline.stacks import DifferencedStack, PhaseStack
 from pipeline.tomography.geometry import rotation_y
 from schemas.recipe import OrientationSettings, ScalarSettings, SupportSettings
 
@@ -253,16 +255,33 @@ def _first(content: dict[str, Any]) -> NDArray[np.float64]:
     return next(np.asarray(v) for k, v in content.items() if not k.startswith("__"))
 
 
-def end_row(sample: Sample, results: list[Aligned], quick: bool) -> Row:
-    """Orientation error after alignment from raw, over that after perfect alignment."""
+def end_rows(sample: Sample, results: list[Aligned], quick: bool) -> Iterator[Row]:
+    """Orientation error after alignment from raw, over that after perfect alignment; and, on the
+    way, the pairs after the joint round.
+
+    As in a run: frames no larger than the sample, volumes cut to its support, and the support that
+    was found before the joint round.
+    """
     begun = time.perf_counter()
-    size = results[0].found.volume.shape
-    n = int(min(max(size) + 8, sample.preset.frame_shape[0]))
-    errors = []
+    preset = sample.preset
+    n = 2 * int(np.ceil(0.6 * np.hypot(preset.height_px, preset.diameter_px)))
+    placed, _ = _placed(results, False, (n, n))
+    density = _density(placed, quick)
+    found = align_pairs(_differences(placed), _means(placed), density).shifts
+    moves = found.reshape(len(results), -1, 2)
+    joined = [
+        replace(r, between=r.between + m, found=replace(r.found, shifts=r.found.shifts - 0.5 * m))
+        for r, m in zip(results, moves, strict=True)
+    ]
+    row = pairs_row(joined, time.perf_counter() - begun)
+    yield replace(row, measure="LH-LV pairs after the joint round")
+    begun, errors = time.perf_counter(), []
     for perfect in (False, True):
-        placed, offset = _placed(results, perfect, (n, n))
-        errors.append(_orientation_error(sample, placed, offset, quick))
-    return Row(
+        placed, offset = _placed(joined, perfect, (n, n))
+        if perfect:
+            density = _density(placed, quick)
+        errors.append(_orientation_error(sample, placed, density > 0, offset, quick))
+    yield Row(
         f"end effect ({errors[0]:.2f} against {errors[1]:.2f} deg)",
         errors[0] / errors[1],
         "",
@@ -284,8 +303,11 @@ def _placed(
         if not perfect:
             motion = register_volumes(results[0].found.volume, result.found.volume, pair.nominal)
             base, translation = motion.rotation, motion.shift
+        turning = {}
+        if not perfect:
+            turning = {"turns_rad": result.found.turns_rad, "scales": result.found.scales}
         partners = [
-            place(stack, shift, base, translation, shape)
+            place(stack, shift, base, translation, shape, **turning)
             for stack, shift in zip(pair.stacks, shifts, strict=True)
         ]
         placed.append((partners[0], partners[1]))
@@ -297,22 +319,38 @@ def _placed(
     return placed, offset
 
 
+def _differences(placed: list[tuple[Any, Any]]) -> DifferencedStack:
+    return concatenate([difference(*partners, DEGREE) for partners in placed])
+
+
+def _means(placed: list[tuple[Any, Any]]) -> DifferencedStack:
+    return concatenate([matter(mean(*partners)) for partners in placed])
+
+
+def _density(placed: list[tuple[Any, Any]], quick: bool) -> NDArray[np.float32]:
+    """Scalar volume, cut to the sample and zero outside it."""
+    settings = ScalarSettings(iterations=5) if quick else ScalarSettings()
+    volume = reconstruct_scalar(_means(placed), None, settings).volume
+    support = find_support(volume, SupportSettings())
+    shape = bounding_shape(support)
+    return np.where(crop(support, shape), np.maximum(crop(volume, shape), 1e-9), np.float32(0.0))
+
+
 def _orientation_error(
-    sample: Sample, placed: list[tuple[Any, Any]], offset: NDArray[np.float64], quick: bool
+    sample: Sample,
+    placed: list[tuple[Any, Any]],
+    support: NDArray[np.bool_],
+    offset: NDArray[np.float64],
+    quick: bool,
 ) -> float:
     """Median angle between reconstructed and true axes inside the grains [degree]."""
-    steps = 5 if quick else 60
-    means = concatenate([matter(mean(*partners)) for partners in placed])
-    volume = reconstruct_scalar(means, None, ScalarSettings(iterations=steps)).volume
-    support = find_support(volume, SupportSettings())
-    stack = concatenate([difference(*partners, DEGREE) for partners in placed])
     settings = OrientationSettings()
     if quick:
         # Priors of known strength: finding them takes most of the time of so small a problem.
         settings = OrientationSettings(
-            iterations=steps, refine_iterations=3, smoothness=0.1, edge_preserving=0.1
+            iterations=5, refine_iterations=3, smoothness=0.1, edge_preserving=0.1
         )
-    axis = reconstruct_orientation(stack, support, settings, seed=0).axis
+    axis = reconstruct_orientation(_differences(placed), support, settings, seed=0).axis
     z, y, x = np.nonzero(support)
     at = np.stack([x, y, z]) - np.array(support.shape[::-1])[:, None] // 2 - offset[:, None]
     labels, table = sample.phantom.labels, sample.phantom.axis
@@ -390,13 +428,13 @@ def measure(size: str, wanted: list[str], tell: Callable[[Row], None]) -> list[R
     """
     rows: list[Row] = []
 
-    def add(row: Row) -> None:
-        rows.append(row)
-        tell(row)
+    def add(found: Iterable[Row]) -> None:
+        for row in found:
+            rows.append(row)
+            tell(row)
 
     if size == "paper":
-        for row in scale_rows(280, (650, 760)):
-            add(row)
+        add(scale_rows(280, (650, 760)))
         return rows
     tiny = size == "tiny"
     sample = Sample(larger(PRESETS[size]))
@@ -409,22 +447,17 @@ def measure(size: str, wanted: list[str], tell: Callable[[Row], None]) -> list[R
         begun = time.perf_counter()
         results = [aligned(sample.pair(tilt)) for tilt in tilts]
         seconds = time.perf_counter() - begun
-        add(shifts_row(results, seconds))
-        add(pairs_row(results, seconds))
+        add([shifts_row(results, seconds), pairs_row(results, seconds)])
         if asked("tilts"):
-            for row in tilt_rows(results):
-                add(row)
+            add(tilt_rows(results))
         if asked("end"):
-            add(end_row(sample, results, tiny))
+            add(end_rows(sample, results, tiny))
     if asked("partial"):
-        for row in partial_rows(sample, tilts[:2]):
-            add(row)
+        add(partial_rows(sample, tilts[:2]))
     if asked("published") and FEPT.exists():
-        for row in published_rows():
-            add(row)
+        add(published_rows())
     if tiny and asked("scale"):
-        for row in scale_rows(24, (80, 96)):
-            add(row)
+        add(scale_rows(24, (80, 96)))
     return rows
 
 

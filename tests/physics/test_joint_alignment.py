@@ -138,7 +138,7 @@ def test_the_joint_round_takes_dichroism_out_of_the_shifts(tmp_path: Path, kind,
         seed=0,
     )
     errors = pair_error(tmp_path, wanted), pair_error(joint, wanted)
-    # How far dichroism is mistaken for a shift (0.036 and 0.042 px), and what is left (0.002, 0.008).
+    # How far dichroism is mistaken for a shift, 0.036 and 0.042 px; what is left, 0.002 and 0.008.
     assert errors[0] > before
     assert errors[1] < min(after, 0.5 * errors[0])
     with np.load(joint / "tilted" / "alignment.npz") as found:

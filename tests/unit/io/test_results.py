@@ -79,7 +79,12 @@ def _full(rng: np.random.Generator) -> ResultData:
             31e-9,
         ),
         resolution={"density": ResolutionCurve(curve, curve, curve, curve, 4e-8, np.nan)},
-        alignment={"tilt1_lh": SeriesAlignment(np.ones((3, 2)), np.arange(3.0), np.ones((2, 3)))},
+        alignment={
+            "tilt1_lh": SeriesAlignment(
+                np.ones((3, 2)), np.arange(3.0), np.ones((2, 3)), np.full((3, 2), 0.1)
+            ),
+            "offres": SeriesAlignment(np.ones((3, 2)), np.arange(3.0), np.ones((2, 3))),
+        },
         quality={
             "tilt1_lh": SeriesQuality(
                 angles_deg=np.arange(3.0),

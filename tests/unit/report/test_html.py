@@ -126,7 +126,11 @@ def _orientation_result() -> ResultData:
         ),
         grains=segment_grains(axis, support, GrainSettings(), pixel_size_m=PIXEL),
         resolution={"density": curve},
-        alignment={"tilt1_lh": SeriesAlignment(np.ones((5, 2)), np.arange(5.0), np.ones((3, 5)))},
+        alignment={
+            "tilt1_lh": SeriesAlignment(
+                np.ones((5, 2)), np.arange(5.0), np.ones((3, 5)), np.full((5, 2), 0.1)
+            )
+        },
         mountings={"tilt1": Mounting(np.eye(3), np.zeros(3), 0.99)},
         residuals={"orientation": np.array([1.0, 0.5, 0.25])},
         quality={"tilt1_lh": _quality()},
@@ -200,6 +204,19 @@ def test_every_picture_shows_something_and_has_a_text(page_text):
         assert len(alt) > 10
         pixels = imread(io.BytesIO(base64.b64decode(source.partition(",")[2])))
         assert pixels.std() > 0.02
+
+
+def test_what_the_joint_round_found_is_shown_where_there_was_one(page_text):
+    shown = "Part of the shifts that was found with the dichroism in the model"
+    assert shown in [alt for _, alt in _Page(page_text).images]
+    plain = ResultData(
+        sample="s",
+        pixel_size_m=PIXEL,
+        alignment={"a": SeriesAlignment(np.ones((5, 2)), np.arange(5.0), np.ones((3, 5)))},
+    )
+    page = _Page(render_report(plain))
+    assert len(page.images) >= 2
+    assert shown not in [alt for _, alt in page.images]
 
 
 def test_names_are_escaped_and_settings_are_shown(page_text):
