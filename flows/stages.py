@@ -45,7 +45,7 @@ from pipeline.io.stacks import (
 from pipeline.plan import contrast_weights, nominal_rotations
 from pipeline.preprocess.crop import SAMPLES, Crop, common_crop, describe_crop
 from pipeline.preprocess.optical_density import measure_image, prepare_optical_density
-from pipeline.preprocess.prepare import prepare_series
+from pipeline.preprocess.prepare import prepare_series, residue_note
 from pipeline.preprocess.quality import QUALITY, matter_note, score_measures
 from pipeline.preprocess.resample import SAME_SCALE, fourier_resample
 from pipeline.progress import Progress, ProgressCallback, silent
@@ -152,6 +152,7 @@ def _quality(
         notes.append(describe_crop(part, info.shape))
     if not series.absorbing:
         notes.append(matter_note(stack.diagnostics["matter"], stack.diagnostics["noise"]))
+        notes.append(residue_note(stack.diagnostics))
     return SeriesQuality(
         angles_deg=stack.angles_deg,
         indices=kept_indices(series, info.n_frames).astype(np.int64),

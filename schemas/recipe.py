@@ -33,6 +33,21 @@ class PhaseSettings(StrictModel):
     unwrap: Literal["auto", "always", "never"] = "auto"
     """`auto` unwraps a projection only where neighbouring pixels differ by more than pi."""
 
+    entry: Literal["auto", "phase", "derivative"] = "auto"
+    """What enters alignment and reconstruction: the `phase`, unwrapped along a path, or the
+    integral of its `derivative` along both axes, which is the same but where the phase winds about
+    residues. `auto` takes the derivative for projections with residues, about which a path has no
+    right way, unless its integral bends the air."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> PhaseSettings:
+        if self.entry == "derivative" and self.unwrap != "auto":
+            raise ValueError(
+                f"phase.unwrap: '{self.unwrap}' does not go with entry 'derivative', which needs "
+                "no unwrapping"
+            )
+        return self
+
 
 class AlignSettings(StrictModel):
     """Tomographic consistency of one series."""

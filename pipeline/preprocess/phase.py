@@ -2,7 +2,8 @@
 
 Constant and linear part are measured and removed on the complex image: the coarse ramp as the peak
 of the spectrum of the frame's border, the rest by least squares on the angle of the air, which is
-found by itself. Only then is the phase taken, and unwrapped only where it needs to be.
+found by itself. Only then is the phase taken: unwrapped only where it needs to be, and where
+residues leave unwrapping without a right path, integrated from its derivative.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 from pipeline.errors import InputError
-from pipeline.preprocess.residues import unwrap
+from pipeline.preprocess.phase_derivative import integrate_phase
+from pipeline.preprocess.residues import phase_residues, unwrap
 from schemas.recipe import PhaseSettings
 
 BORDER = 0.08
@@ -36,6 +38,10 @@ AGREEMENT = 0.05
 
 MOST_PIXELS = 8_000
 """Pixels that the first fit looks at: enough for a plane at any frame size."""
+
+BENT = 1.2
+"""Air this many times rougher than it was is bent: by far more than chance, and less than any step
+that went wrong bends it."""
 
 NEAR = 0.3
 """Pixels further from the first plane [rad] are not air, however noisy the frame."""
@@ -80,8 +86,9 @@ class PhaseFrame:
     air : (ny, nx) bool, True in air.
     noise : float rms in air [rad].
     wrapped : whether neighbouring pixels differed by more than pi before unwrapping.
-    residues : int points about which the phase winds, as met by the unwrapping.
-    filled : int pixels around them that were filled from their neighbours.
+    residues : int points about which the phase winds, where it is wrapped.
+    filled : int pixels around them that were filled from their neighbours, where it was unwrapped.
+    integrated : whether the phase is the integral of its derivative, not unwrapped.
     matter : float mean phase outside the air [rad]; negative, unless the frame is conjugated.
     """
 
@@ -94,6 +101,7 @@ class PhaseFrame:
     residues: int = 0
     filled: int = 0
     matter: float = 0.0
+    integrated: bool = False
 
 
 def extract_phase(
@@ -118,14 +126,18 @@ def extract_phase(
     """
     settings = settings or PhaseSettings()
     fit = fit or fit_air(frame, settings)
-    phase: NDArray[Any] = np.angle(fit.flatten(frame) if flat is None else flat)
+    flat = fit.flatten(frame) if flat is None else flat
+    phase: NDArray[Any] = np.angle(flat)
     wrapped = _is_wrapped(phase)
-    residues = filled = 0
-    if settings.unwrap == "always" or (settings.unwrap == "auto" and wrapped):
+    residues = phase_residues(phase)[0] if wrapped else 0
+    filled = 0
+    integral = _integral(flat, fit, residues, settings)
+    if integral is not None:
+        phase = integral
+    elif settings.unwrap == "always" or (settings.unwrap == "auto" and wrapped):
         phase, residues, filled = unwrap(phase)
         level = np.median(phase[fit.air])
         phase = phase - 2 * np.pi * np.round(level / (2 * np.pi))
-    matter = float(np.mean(phase[~fit.air])) if not fit.air.all() else 0.0
     return PhaseFrame(
         phase.astype(np.float32),
         fit.ramp,
@@ -135,8 +147,38 @@ def extract_phase(
         wrapped,
         residues,
         filled,
-        matter,
+        float(np.mean(phase[~fit.air])) if not fit.air.all() else 0.0,
+        integral is not None,
     )
+
+
+def _integral(
+    flat: NDArray[Any], fit: AirFit, residues: int, settings: PhaseSettings
+) -> NDArray[np.float64] | None:
+    """Integral of the phase's derivative, where it is to be used.
+
+    Left to itself it is used about residues, if the air that it leads to is as flat as the air is:
+    vortices leave no trace there, steps of more than pi that nothing tells apart bend it.
+    """
+    if settings.entry == "derivative":
+        return _level(integrate_phase(flat), fit.air)
+    if settings.entry == "phase" or settings.unwrap != "auto" or residues == 0:
+        return None
+    phase = _level(integrate_phase(flat), fit.air)
+    rough = float(np.sqrt(np.mean(_angle(np.exp(1j * phase[fit.air])) ** 2)))
+    return phase if rough < BENT * fit.noise else None
+
+
+def _level(phase: NDArray[np.float64], air: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Phase less the plane of its air: vortices bend it before they are gone, not after.
+
+    An area that was taken for air may lie whole turns above or below it.
+    """
+    phase = phase - np.median(phase[air])
+    design = _design(air)
+    for _ in range(2):
+        phase -= _evaluate(_solve_plane(design, _angle(np.exp(1j * phase[air]))), phase.shape)
+    return phase
 
 
 def fit_air(frame: NDArray[Any], settings: PhaseSettings | None = None) -> AirFit:

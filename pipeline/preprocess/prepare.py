@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +28,7 @@ DIAGNOSTICS = (
     "residues",
     "filled",
     "matter",
+    "integrated",
 )
 
 
@@ -65,7 +66,8 @@ def prepare_series(
     Stack of the frames' own shape, or that of the crop. Diagnostics, each (n_proj,): `ramp_y`,
     `ramp_x` [rad/pixel of the raw frame], `offset` [rad], `air_fraction`, `noise` [rad], `wrapped`
     (0 or 1), `residues` and `filled` (pixels) of the unwrapping, `matter` [rad], mean phase outside
-    the air; and `quality_<measure>` for each of `quality.MEASURES`, of the frame as it came.
+    the air, `integrated` (0 or 1) where the phase comes from its derivative; and
+    `quality_<measure>` for each of `quality.MEASURES`, of the frame as it came.
 
     Raises
     ------
@@ -112,6 +114,33 @@ def prepare_series(
     return PhaseStack(data, angles, target, energy_ev, noise, found)
 
 
+def residue_note(diagnostics: Mapping[str, NDArray[np.float64]]) -> str:
+    """What was done about residues, as a sentence; empty where nothing was.
+
+    Parameters
+    ----------
+    diagnostics : of a stack from `prepare_series`; of another stack the note is empty.
+    """
+    if "integrated" not in diagnostics:
+        return ""
+    residues = diagnostics["residues"]
+    integrated = diagnostics["integrated"] > 0
+    unwrapped = (residues > 0) & ~integrated
+    said = []
+    if integrated.any():
+        said.append(
+            f"the phase of {np.count_nonzero(integrated)} of {residues.size} projections is the "
+            f"integral of its derivative (residues: {residues[integrated].sum():.0f}, at most "
+            f"{residues[integrated].max():.0f} in one)"
+        )
+    if unwrapped.any():
+        said.append(
+            f"{np.count_nonzero(unwrapped)} projections with residues were unwrapped around them"
+        )
+    text = "; ".join(said)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
 def _prepare_frame(
     frame: NDArray[Any], pixel_size_m: float, target_m: float, settings: PhaseSettings
 ) -> tuple[PhaseFrame, tuple[float, ...]]:
@@ -138,3 +167,4 @@ def _record(found: dict[str, NDArray[np.float64]], index: int, result: PhaseFram
     found["residues"][index] = result.residues
     found["filled"][index] = result.filled
     found["matter"][index] = result.matter
+    found["integrated"][index] = result.integrated
