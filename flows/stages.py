@@ -27,6 +27,7 @@ from pipeline.align.consistency import align_series
 from pipeline.align.pairs import average_pair, register_pair
 from pipeline.align.register import register_volumes
 from pipeline.errors import InputError
+from pipeline.io.air import load_air
 from pipeline.io.beamtime import kept_indices, series_angles
 from pipeline.io.products import UNKNOWN_PIXEL_SIZE_M, SeriesQuality
 from pipeline.io.quality import save_quality
@@ -45,7 +46,7 @@ from pipeline.io.stacks import (
 from pipeline.plan import contrast_weights, nominal_rotations
 from pipeline.preprocess.crop import SAMPLES, Crop, common_crop, describe_crop
 from pipeline.preprocess.optical_density import measure_image, prepare_optical_density
-from pipeline.preprocess.prepare import prepare_series, residue_note
+from pipeline.preprocess.prepare import air_note, prepare_series, residue_note
 from pipeline.preprocess.quality import QUALITY, matter_note, score_measures
 from pipeline.preprocess.resample import SAME_SCALE, fourier_resample
 from pipeline.progress import Progress, ProgressCallback, silent
@@ -102,6 +103,7 @@ def prepare(
             target_pixel_m,
             kind="amplitude" if series.quantity == "amplitude" else "intensity",
             crop=part,
+            air=load_air(series, folder, info.shape),
             resample=resample,
             phase=phase,
             progress=progress,
@@ -115,6 +117,7 @@ def prepare(
             series.energy.known_ev,
             target_pixel_m,
             crop=part,
+            air=load_air(series, folder, info.shape),
             resample=resample,
             phase=phase,
             progress=progress,
@@ -153,6 +156,7 @@ def _quality(
     if not series.absorbing:
         notes.append(matter_note(stack.diagnostics["matter"], stack.diagnostics["noise"]))
         notes.append(residue_note(stack.diagnostics))
+        notes.append(air_note(stack.diagnostics))
     return SeriesQuality(
         angles_deg=stack.angles_deg,
         indices=kept_indices(series, info.n_frames).astype(np.int64),

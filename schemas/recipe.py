@@ -24,8 +24,12 @@ class ResampleSettings(StrictModel):
 class PhaseSettings(StrictModel):
     """Phase with offset and ramp removed, air at zero."""
 
-    air: Literal["auto", "left-right", "left", "right"] = "auto"
-    """Where the air is: found by itself, or the columns at the side(s) of the frame."""
+    air: Literal["auto", "left-right", "left", "right", "top-bottom", "top", "bottom", "none"] = (
+        "auto"
+    )
+    """Where the air is: found by itself, or the sides of the frame (`top` is the last rows, +y up).
+    `none` removes the plane of the whole frame, with a warning: without air neither the level nor
+    the slope of a projection is known. A series may say more exactly where its air is."""
 
     air_fraction: float = Field(default=0.08, gt=0.0, le=0.5)
     """Width of an air side as a fraction of the frame, where a side is named."""

@@ -43,6 +43,9 @@ BENT = 1.2
 """Air this many times rougher than it was is bent: by far more than chance, and less than any step
 that went wrong bends it."""
 
+LIGHTEST = 99.0
+"""Percentile of the phase that stands for air where there is none."""
+
 NEAR = 0.3
 """Pixels further from the first plane [rad] are not air, however noisy the frame."""
 
@@ -136,8 +139,7 @@ def extract_phase(
         phase = integral
     elif settings.unwrap == "always" or (settings.unwrap == "auto" and wrapped):
         phase, residues, filled = unwrap(phase)
-        level = np.median(phase[fit.air])
-        phase = phase - 2 * np.pi * np.round(level / (2 * np.pi))
+        phase = phase - 2 * np.pi * np.round(_air_level(phase, fit.air) / (2 * np.pi))
     return PhaseFrame(
         phase.astype(np.float32),
         fit.ramp,
@@ -162,6 +164,8 @@ def _integral(
     """
     if settings.entry == "derivative":
         return _level(integrate_phase(flat), fit.air)
+    if not fit.air.any():
+        return None
     if settings.entry == "phase" or settings.unwrap != "auto" or residues == 0:
         return None
     phase = _level(integrate_phase(flat), fit.air)
@@ -174,14 +178,24 @@ def _level(phase: NDArray[np.float64], air: NDArray[np.bool_]) -> NDArray[np.flo
 
     An area that was taken for air may lie whole turns above or below it.
     """
-    phase = phase - np.median(phase[air])
+    phase = phase - _air_level(phase, air)
+    if not air.any():
+        return phase
     design = _design(air)
     for _ in range(2):
         phase -= _evaluate(_solve_plane(design, _angle(np.exp(1j * phase[air]))), phase.shape)
     return phase
 
 
-def fit_air(frame: NDArray[Any], settings: PhaseSettings | None = None) -> AirFit:
+def _air_level(phase: NDArray[Any], air: NDArray[np.bool_]) -> float:
+    return float(np.median(phase[air]) if air.any() else np.percentile(phase, LIGHTEST))
+
+
+def fit_air(
+    frame: NDArray[Any],
+    settings: PhaseSettings | None = None,
+    region: NDArray[np.bool_] | None = None,
+) -> AirFit:
     """Find the air of a frame and the plane through its phase, without unwrapping.
 
     Parameters
@@ -189,6 +203,8 @@ def fit_air(frame: NDArray[Any], settings: PhaseSettings | None = None) -> AirFi
     frame : (ny, nx) complex transmission. Ramps of any number of cycles that the pixels resolve.
     settings : `air` names a side, or leaves the search to the fit: it starts on the border of the
         frame, trusts what lies on one plane, and grows inwards while the phase stays flat.
+    region : (ny, nx) bool, where the air is said to be, instead; what lies off its plane is left
+        out.
 
     Raises
     ------
@@ -203,16 +219,19 @@ def fit_air(frame: NDArray[Any], settings: PhaseSettings | None = None) -> AirFi
     if not seen.any():
         raise InputError("the frame carries no transmission: its amplitude is zero everywhere")
     unit = np.where(seen, frame / np.where(seen, amplitude, 1.0), 0.0)
-    region = _first_region(frame.shape, settings) & seen
+    if region is None and settings.air == "none":
+        return _whole_plane(unit)
+    search = region is None and settings.air == "auto"
+    region = (first_region(frame.shape, settings) if region is None else region) & seen
     if not region.any():
         raise InputError("the frame carries no transmission where air is expected")
-    plane = _first_plane(unit, region, _sides(region) if settings.air == "auto" else [])
+    plane = _first_plane(unit, region, _sides(region) if search else [])
     rest = np.abs(_residual(unit, plane))
     inside = region & (rest < 4.0 * _spread(rest[region & (rest < NEAR)]))
     if not inside.any():
         inside = region
     plane = _refit(unit, inside, plane)
-    if settings.air == "auto":
+    if search:
         plane, inside = _grow(unit, seen, region, inside, plane)
     rest = _residual(unit, plane)[inside]
     noise = float(np.sqrt(np.mean(rest**2)))
@@ -220,20 +239,39 @@ def fit_air(frame: NDArray[Any], settings: PhaseSettings | None = None) -> AirFi
     return AirFit(plane[1:].copy(), offset, inside, noise)
 
 
-def _first_region(shape: tuple[int, ...], settings: PhaseSettings) -> NDArray[np.bool_]:
-    """Named sides, or the border of the frame."""
-    ny, nx = shape
+def _whole_plane(unit: NDArray[Any]) -> AirFit:
+    """Plane through the phase of a frame without air; the level is that of its lightest parts."""
+    everywhere = np.ones(unit.shape, np.bool_)
+    plane = _coarse_planes(unit, everywhere)[0]
+    phase = integrate_phase(unit * np.exp(-1j * _evaluate(plane, unit.shape)))
+    plane = plane + _solve_plane(_design(everywhere), phase.ravel())
+    rest = _residual(unit, np.array([0.0, *plane[1:]]))
+    # The integral knows no constant: it comes back from the wrapped phase.
+    phase = phase - _evaluate(_solve_plane(_design(everywhere), phase.ravel()), unit.shape)
+    level = float(np.angle(np.mean(np.exp(1j * (rest - phase)))))
+    level += float(np.percentile(phase, LIGHTEST))
+    noise = float(np.std(phase - ndimage.gaussian_filter(phase, 1.0)))
+    return AirFit(plane[1:].copy(), float(np.angle(np.exp(1j * level))), ~everywhere, noise)
+
+
+def first_region(shape: tuple[int, ...], settings: PhaseSettings) -> NDArray[np.bool_]:
+    """Named sides of a frame (ny, nx), or its border where none is named."""
     region = np.zeros(shape, bool)
+    wy, wx = (max(2, round(BORDER * n)) for n in shape)
     if settings.air == "auto":
-        wy, wx = (max(2, round(BORDER * n)) for n in shape)
         region[:] = True
-        region[wy : ny - wy, wx : nx - wx] = False
+        region[wy : shape[0] - wy, wx : shape[1] - wx] = False
         return region
-    width = max(2, round(settings.air_fraction * nx))
-    if "left" in settings.air:
-        region[:, :width] = True
-    if "right" in settings.air:
-        region[:, -width:] = True
+    wy, wx = (max(2, round(settings.air_fraction * n)) for n in shape)
+    whole = slice(None)
+    sides = {
+        "left": (whole, slice(wx)),
+        "right": (whole, slice(-wx, None)),
+        "bottom": (slice(wy), whole),
+        "top": (slice(-wy, None), whole),
+    }
+    for side in settings.air.split("-"):
+        region[sides[side]] = True
     return region
 
 
