@@ -74,7 +74,8 @@ class AirFit:
 
     def flatten(self, frame: NDArray[Any]) -> NDArray[np.complex64]:
         """`frame` with the plane taken out of its phase."""
-        return (frame * np.exp(-1j * self.plane())).astype(np.complex64)
+        wave = _against(np.array([self.offset, *self.ramp]), self.air.shape, frame.dtype)
+        return (frame * wave).astype(np.complex64, copy=False)
 
 
 @dataclass(frozen=True)
@@ -301,8 +302,14 @@ def _coarse_planes(unit: NDArray[Any], region: NDArray[np.bool_]) -> list[NDArra
     """
     shape = [fft.next_fast_len(2 * n) for n in unit.shape]
     height = np.abs(fft.fft2(np.where(region, unit, 0.0), s=shape))
-    peaks = (height == ndimage.maximum_filter(height, 3, mode="wrap")) & (height > height.max() / 2)
-    rows, columns = np.nonzero(peaks)
+    rows, columns = np.nonzero(height > height.max() / 2)
+    around = [
+        height[(rows + dy) % shape[0], (columns + dx) % shape[1]]
+        for dy in (-1, 0, 1)
+        for dx in (-1, 0, 1)
+    ]
+    peaks = height[rows, columns] >= np.max(around, axis=0)
+    rows, columns = rows[peaks], columns[peaks]
     order = np.argsort(-height[rows, columns], kind="stable")[:CANDIDATES]
     planes = []
     for k in order:
@@ -320,7 +327,19 @@ def _evaluate(plane: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.
 
 def _residual(unit: NDArray[Any], plane: NDArray[np.float64]) -> NDArray[np.float64]:
     """Angle that is left after a plane, (-pi, pi]."""
-    return _angle(unit * np.exp(-1j * _evaluate(plane, unit.shape)))
+    return _angle(unit * _against(plane, unit.shape, unit.dtype))
+
+
+def _against(
+    plane: NDArray[np.float64], shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    """Wave that takes a plane out of a phase; a product of one along y and one along x."""
+    y, x = _centred(shape)
+    narrow = np.complex64 if dtype == np.complex64 else np.complex128
+    along_y = np.exp(-1j * (plane[0] + plane[1] * y)).astype(narrow)
+    along_x = np.exp(-1j * plane[2] * x).astype(narrow)
+    wave: NDArray[Any] = along_y * along_x
+    return wave
 
 
 def _angle(values: NDArray[Any]) -> NDArray[np.float64]:
@@ -426,7 +445,7 @@ def _grow(
         smooth = ndimage.uniform_filter(_residual(unit, plane), 5, mode="nearest")
         flat = (np.abs(smooth) < 4.0 * _spread(np.abs(smooth[inside]))) & seen
         # Closing single outliers of the noise before the sample's surroundings are cut away.
-        flat = ndimage.median_filter(flat, 3)
+        flat = _majority(flat)
         labels, _count = ndimage.label(flat)
         kept = np.unique(labels[inside & region])
         connected = np.isin(labels, kept[kept > 0])
@@ -436,6 +455,14 @@ def _grow(
         inside = grown
         plane = _refit(unit, inside, plane)
     return plane, inside
+
+
+def _majority(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Median of a mask over 3 x 3 pixels, its border mirrored."""
+    padded = np.pad(mask, 1, mode="symmetric").astype(np.uint8)
+    rows = padded[:-2] + padded[1:-1] + padded[2:]
+    found: NDArray[np.bool_] = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] > 4
+    return found
 
 
 def _is_wrapped(phase: NDArray[Any]) -> bool:
