@@ -46,7 +46,14 @@ from pipeline.io.stacks import (
 from pipeline.plan import contrast_weights, nominal_rotations
 from pipeline.preprocess.crop import SAMPLES, Crop, common_crop, describe_crop
 from pipeline.preprocess.optical_density import measure_image, prepare_optical_density
-from pipeline.preprocess.prepare import air_note, prepare_series, residue_note
+from pipeline.preprocess.phase import is_wrapped
+from pipeline.preprocess.prepare import (
+    air_note,
+    integrate_images,
+    prepare_series,
+    residue_note,
+    wrapped_note,
+)
 from pipeline.preprocess.quality import QUALITY, matter_note, score_measures
 from pipeline.preprocess.resample import SAME_SCALE, fourier_resample
 from pipeline.progress import Progress, ProgressCallback, silent
@@ -126,7 +133,9 @@ def prepare(
     else:
         data = load_stack(series, folder)
         shown = {index: data[index] for index in picked}
-        stack = _given_phase(data, angles, info.pixel_size_m, target_pixel_m, series, resample)
+        stack = _given_phase(
+            data, angles, info.pixel_size_m, target_pixel_m, series, resample, phase
+        )
     save_phase(out / "phase.h5", stack)
     np.savez(
         out / "preview.npz",
@@ -156,6 +165,7 @@ def _quality(
     if not series.absorbing:
         notes.append(matter_note(stack.diagnostics["matter"], stack.diagnostics["noise"]))
         notes.append(residue_note(stack.diagnostics))
+        notes.append(wrapped_note(stack.diagnostics))
         notes.append(air_note(stack.diagnostics))
     return SeriesQuality(
         angles_deg=stack.angles_deg,
@@ -192,11 +202,17 @@ def _given_phase(
     target_m: float,
     series: Series,
     resample: ResampleSettings,
+    phase: PhaseSettings,
 ) -> PhaseStack:
+    integrated = phase.entry == "derivative" and not series.absorbing
+    if integrated:
+        data = integrate_images(data, phase)
     measured = np.array([measure_image(image) for image in data])
     found = dict(zip(QUALITY, measured.T.copy(), strict=True))
     found["matter"] = data.mean(axis=(1, 2), dtype=np.float64)
     found["noise"] = found["quality_noise"]
+    if not series.absorbing:
+        found["wrapped"] = np.array([is_wrapped(image) for image in data], np.float64)
     if abs(target_m / pixel_m - 1.0) >= SAME_SCALE:
         if not resample.enabled:
             raise InputError(

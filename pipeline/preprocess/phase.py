@@ -132,7 +132,7 @@ def extract_phase(
     fit = fit or fit_air(frame, settings)
     flat = fit.flatten(frame) if flat is None else flat
     phase: NDArray[Any] = np.angle(flat)
-    wrapped = _is_wrapped(phase)
+    wrapped = is_wrapped(phase)
     residues = phase_residues(phase)[0] if wrapped else 0
     filled = 0
     integral = _integral(flat, fit, residues, settings)
@@ -465,7 +465,7 @@ def _majority(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return found
 
 
-def _is_wrapped(phase: NDArray[Any]) -> bool:
+def is_wrapped(phase: NDArray[Any]) -> bool:
     """Whether the phase jumps by more than pi between neighbours."""
     return bool(
         np.abs(np.diff(phase, axis=0)).max(initial=0.0) > np.pi

@@ -141,6 +141,37 @@ def residue_note(diagnostics: Mapping[str, NDArray[np.float64]]) -> str:
     return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
+def integrate_images(data: NDArray[np.float32], settings: PhaseSettings) -> NDArray[np.float32]:
+    """Phase of phase images that came wrapped, from their derivative, air at zero.
+
+    Parameters
+    ----------
+    data : (n, ny, nx) phase [rad], wrapped to any range.
+    settings : where the air is; `entry` is taken to be `derivative`.
+    """
+    settings = settings.model_copy(update={"entry": "derivative"})
+    return np.stack([extract_phase(np.exp(1j * image), settings).phase for image in data])
+
+
+def wrapped_note(diagnostics: Mapping[str, NDArray[np.float64]]) -> str:
+    """Warning that phase images came wrapped, as a sentence; empty where they did not.
+
+    Parameters
+    ----------
+    diagnostics : of a stack of phase images; of one from `prepare_series` the note is empty.
+    """
+    if "integrated" in diagnostics or "wrapped" not in diagnostics:
+        return ""
+    wrapped = diagnostics["wrapped"] > 0
+    if wrapped.mean() < MANY:
+        return ""
+    return (
+        f"The phase jumps by more than half a turn between neighbouring pixels in "
+        f"{np.count_nonzero(wrapped)} of {wrapped.size} images: they seem to be wrapped; "
+        "phase.entry: derivative takes their phase from its derivative."
+    )
+
+
 def air_note(diagnostics: Mapping[str, NDArray[np.float64]]) -> str:
     """Warning that what was taken for air is none, as a sentence; empty where all is well.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -125,6 +127,39 @@ def test_an_integral_that_bends_the_air_is_not_taken() -> None:
     bent = np.angle(np.exp(1j * forced.phase[fit.air]))
     assert np.sqrt(np.mean(bent**2)) > 1.2 * fit.noise
     assert np.sqrt(np.mean(found.phase[fit.air] ** 2)) < 1.2 * fit.noise
+
+
+def test_phase_images_that_came_wrapped(tmp_path: Path) -> None:
+    import h5py
+
+    from flows.stages import prepare
+    from pipeline.io.quality import read_quality
+    from pipeline.io.stacks import load_phase
+    from schemas.recipe import ResampleSettings
+    from schemas.series import Series
+
+    noise = np.random.default_rng(0).normal(0.0, 0.02, (3, N, N))
+    with h5py.File(tmp_path / "stack.h5", "w") as file:
+        file["exchange/data"] = np.angle(np.exp(1j * (SMOOTH + noise))).astype(np.float32)
+        file["exchange/theta"] = np.arange(3.0)
+    series = Series(
+        name="s",
+        state="phase",
+        format="dataexchange",
+        files=["stack.h5"],
+        tilt={"name": "t"},
+        energy={"energy_ev": 900.0},
+        pixel_size_m=1e-8,
+    )
+    for settings in (PhaseSettings(), PhaseSettings(entry="derivative")):
+        out = tmp_path / settings.entry
+        out.mkdir()
+        prepare(out, series, tmp_path, [], 1e-8, ResampleSettings(), settings)
+        found = load_phase(out / "phase.h5").data
+        notes = read_quality(out / "quality.npz").notes
+        right = np.abs(found - SMOOTH).max() < 0.2
+        assert right == (settings.entry == "derivative")
+        assert any("in 3 of 3 images: they seem to be wrapped" in note for note in notes) != right
 
 
 def test_contradictory_settings() -> None:
