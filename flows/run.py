@@ -354,6 +354,8 @@ class Run:
         files = list(series_files(series, self.layout.folder))
         if series.angles_file is not None:
             files.append(self.layout.folder / series.angles_file)
+        if series.air is not None and series.air.file is not None:
+            files.append(self.layout.folder / series.air.file)
         return {"folder": Unkeyed(self.layout.folder), "files": files}
 
     def provenance(self) -> Provenance:

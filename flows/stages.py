@@ -27,6 +27,7 @@ from pipeline.align.consistency import align_series
 from pipeline.align.pairs import average_pair, register_pair
 from pipeline.align.register import register_volumes
 from pipeline.errors import InputError
+from pipeline.io.air import load_air
 from pipeline.io.beamtime import kept_indices, series_angles
 from pipeline.io.products import UNKNOWN_PIXEL_SIZE_M, SeriesQuality
 from pipeline.io.quality import save_quality
@@ -45,7 +46,14 @@ from pipeline.io.stacks import (
 from pipeline.plan import contrast_weights, nominal_rotations
 from pipeline.preprocess.crop import SAMPLES, Crop, common_crop, describe_crop
 from pipeline.preprocess.optical_density import measure_image, prepare_optical_density
-from pipeline.preprocess.prepare import prepare_series
+from pipeline.preprocess.phase import is_wrapped
+from pipeline.preprocess.prepare import (
+    air_note,
+    integrate_images,
+    prepare_series,
+    residue_note,
+    wrapped_note,
+)
 from pipeline.preprocess.quality import QUALITY, matter_note, score_measures
 from pipeline.preprocess.resample import SAME_SCALE, fourier_resample
 from pipeline.progress import Progress, ProgressCallback, silent
@@ -102,6 +110,7 @@ def prepare(
             target_pixel_m,
             kind="amplitude" if series.quantity == "amplitude" else "intensity",
             crop=part,
+            air=load_air(series, folder, info.shape),
             resample=resample,
             phase=phase,
             progress=progress,
@@ -115,6 +124,7 @@ def prepare(
             series.energy.known_ev,
             target_pixel_m,
             crop=part,
+            air=load_air(series, folder, info.shape),
             resample=resample,
             phase=phase,
             progress=progress,
@@ -123,7 +133,9 @@ def prepare(
     else:
         data = load_stack(series, folder)
         shown = {index: data[index] for index in picked}
-        stack = _given_phase(data, angles, info.pixel_size_m, target_pixel_m, series, resample)
+        stack = _given_phase(
+            data, angles, info.pixel_size_m, target_pixel_m, series, resample, phase
+        )
     save_phase(out / "phase.h5", stack)
     np.savez(
         out / "preview.npz",
@@ -152,6 +164,9 @@ def _quality(
         notes.append(describe_crop(part, info.shape))
     if not series.absorbing:
         notes.append(matter_note(stack.diagnostics["matter"], stack.diagnostics["noise"]))
+        notes.append(residue_note(stack.diagnostics))
+        notes.append(wrapped_note(stack.diagnostics))
+        notes.append(air_note(stack.diagnostics))
     return SeriesQuality(
         angles_deg=stack.angles_deg,
         indices=kept_indices(series, info.n_frames).astype(np.int64),
@@ -187,11 +202,17 @@ def _given_phase(
     target_m: float,
     series: Series,
     resample: ResampleSettings,
+    phase: PhaseSettings,
 ) -> PhaseStack:
+    integrated = phase.entry == "derivative" and not series.absorbing
+    if integrated:
+        data = integrate_images(data, phase)
     measured = np.array([measure_image(image) for image in data])
     found = dict(zip(QUALITY, measured.T.copy(), strict=True))
     found["matter"] = data.mean(axis=(1, 2), dtype=np.float64)
     found["noise"] = found["quality_noise"]
+    if not series.absorbing:
+        found["wrapped"] = np.array([is_wrapped(image) for image in data], np.float64)
     if abs(target_m / pixel_m - 1.0) >= SAME_SCALE:
         if not resample.enabled:
             raise InputError(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipeline.errors import DichrotomoError, InputError
 from pipeline.io import reader_for
 from pipeline.io.beamtime import kept_indices, series_angles
-from pipeline.io.raw import SeriesInfo, inspect_series, load_rotations
+from pipeline.io.raw import SeriesInfo, inspect_series, load_rotations, not_finite_inside
 from pipeline.preprocess.resample import SAME_SCALE
 from pipeline.progress import Progress, ProgressCallback, silent
 from pipeline.stacks import Contrast
@@ -276,7 +276,7 @@ def _bad_frames(series: Series, info: SeriesInfo) -> list[int]:
     bad, index = [], 0
     for path in info.files:
         for frame in reader.frames(path, series.dataset):
-            if index in kept and not np.isfinite(frame).all():
+            if index in kept and not_finite_inside(frame, series).any():
                 bad.append(index)
             index += 1
     return bad

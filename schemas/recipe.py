@@ -24,14 +24,33 @@ class ResampleSettings(StrictModel):
 class PhaseSettings(StrictModel):
     """Phase with offset and ramp removed, air at zero."""
 
-    air: Literal["auto", "left-right", "left", "right"] = "auto"
-    """Where the air is: found by itself, or the columns at the side(s) of the frame."""
+    air: Literal["auto", "left-right", "left", "right", "top-bottom", "top", "bottom", "none"] = (
+        "auto"
+    )
+    """Where the air is: found by itself, or the sides of the frame (`top` is the last rows, +y up).
+    `none` removes the plane of the whole frame, with a warning: without air neither the level nor
+    the slope of a projection is known. A series may say more exactly where its air is."""
 
     air_fraction: float = Field(default=0.08, gt=0.0, le=0.5)
     """Width of an air side as a fraction of the frame, where a side is named."""
 
     unwrap: Literal["auto", "always", "never"] = "auto"
     """`auto` unwraps a projection only where neighbouring pixels differ by more than pi."""
+
+    entry: Literal["auto", "phase", "derivative"] = "auto"
+    """What enters alignment and reconstruction: the `phase`, unwrapped along a path, or the
+    integral of its `derivative` along both axes, which is the same but where the phase winds about
+    residues. `auto` takes the derivative for projections with residues, about which a path has no
+    right way, unless its integral bends the air."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> PhaseSettings:
+        if self.entry == "derivative" and self.unwrap != "auto":
+            raise ValueError(
+                f"phase.unwrap: '{self.unwrap}' does not go with entry 'derivative', which needs "
+                "no unwrapping"
+            )
+        return self
 
 
 class AlignSettings(StrictModel):

@@ -26,6 +26,34 @@ Quantity = Literal["phase", "optical-density", "intensity", "amplitude"]
 Contrast = Literal["scalar", "circular", "linear"]
 
 
+class Air(StrictModel):
+    """Where air is in every projection of a series, in place of the recipe's `phase.air`.
+
+    Counted in pixels of the frames as the files have them, borders and all.
+    """
+
+    rows: tuple[int, int] | None = None
+    """First row and the row after the last one; all rows when absent."""
+
+    columns: tuple[int, int] | None = None
+    """First column and the column after the last one; all columns when absent."""
+
+    file: str | None = None
+    """HDF5 file with a mask `(ny, nx)`, not zero in air, relative to the beamtime file."""
+
+    dataset: str = "air"
+    """Dataset in that file."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Air:
+        if (self.file is None) == (self.rows is None and self.columns is None):
+            raise ValueError("air: expected rows and columns of a rectangle, or a file with a mask")
+        for name, part in (("rows", self.rows), ("columns", self.columns)):
+            if part is not None and not 0 <= part[0] < part[1]:
+                raise ValueError(f"air.{name}: expected [first, last + 1], found {list(part)}")
+        return self
+
+
 class Series(StrictModel):
     """A tomographic series; `state` says where on the path its data enter."""
 
@@ -79,6 +107,9 @@ class Series(StrictModel):
     exclude: list[int] = []
     """Indices of projections to leave out."""
 
+    air: Air | None = None
+    """Where the air of raw projections is, if that must be said; the recipe's `phase.air` else."""
+
     @model_validator(mode="after")
     def _consistent(self) -> Series:
         if self.quantity in ("intensity", "amplitude") and self.state != "raw":
@@ -90,6 +121,10 @@ class Series(StrictModel):
             raise ValueError(
                 f"series '{self.name}': conjugate applies to quantity 'phase' only, "
                 f"found '{self.quantity}'"
+            )
+        if self.air is not None and self.state != "raw":
+            raise ValueError(
+                f"series '{self.name}': air applies to state 'raw' only, found '{self.state}'"
             )
         if self.angles_deg is not None and self.angles_file is not None:
             raise ValueError(f"series '{self.name}': give angles_deg or angles_file, not both")

@@ -300,8 +300,16 @@ def iterate(dataset: h5py.Dataset, path: Path, indices: Iterable[int]) -> Iterat
 def as_frame(values: NDArray[Any]) -> NDArray[Any]:
     """Complex64 of complex values, else float32; in the byte order of this machine."""
     # What overflows becomes infinite and is refused as such, with the file and the frame.
-    with np.errstate(over="ignore", invalid="ignore"):
-        return as_complex64(values) if is_complex(values.dtype) else values.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        return as_complex64(values) if is_complex(values.dtype) else _narrowed(values)
+
+
+def _narrowed(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Float32 in which numbers too small for it stay visible: many of them are swapped bytes."""
+    found: NDArray[np.float32] = values.astype(np.float32)
+    if values.dtype.kind == "f" and values.dtype.itemsize > found.dtype.itemsize:
+        found[(found == 0) & (values != 0)] = np.finfo(np.float32).smallest_subnormal
+    return found
 
 
 def is_matlab(dataset: h5py.Dataset, path: Path) -> bool:
@@ -316,11 +324,12 @@ def is_complex(dtype: np.dtype[Any]) -> bool:
 
 def as_complex64(values: NDArray[Any]) -> NDArray[np.complex64]:
     """Complex values from a native or compound type."""
-    if values.dtype.names is None:
+    if values.dtype == np.complex64:
         return values.astype(np.complex64)
-    real, imaginary = values.dtype.names
+    names = values.dtype.names
+    parts = (values.real, values.imag) if names is None else (values[names[0]], values[names[1]])
     out = np.empty(values.shape, np.complex64)
-    out.real, out.imag = values[real], values[imaginary]
+    out.real, out.imag = (_narrowed(part) for part in parts)
     return out
 
 

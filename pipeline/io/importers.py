@@ -83,6 +83,9 @@ def import_resire_v(
         notes.append("The photon energy is not in the files; magnetisation does not need it.")
     if pixel_size_m is None:
         notes.append("The pixel size is not in the files; lengths are in voxels.")
+    notes.append(
+        "Rows are taken to run upwards (rows: up), as in the published set; no file says it."
+    )
     if found.model is None:
         notes.append("No model file: no support and no truth to score against.")
     series = Series(

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from pipeline.errors import InputError
 from pipeline.io import reader_for, resire_v
@@ -196,11 +197,12 @@ def read_series(series: Series, folder: Path) -> Iterator[NDArray[Any]]:
 
     Yields
     ------
-    (ny, nx) complex64 for state `raw`, float32 [rad] for the others.
+    (ny, nx) complex64 for state `raw`, float32 [rad] for the others. A border of NaN about complex
+    frames, as some programs leave it where nothing was scanned, is zero.
 
     Raises
     ------
-    InputError : as for `inspect_series`, and values that are not finite or cannot be read.
+    InputError : as for `inspect_series`, and values that cannot be read or are not finite inside.
     """
     info = inspect_series(series, folder)
     reader = reader_for(series.format)
@@ -209,8 +211,7 @@ def read_series(series: Series, folder: Path) -> Iterator[NDArray[Any]]:
     for path in info.files:
         for frame in reader.frames(path, series.dataset):
             if index in kept:
-                _check_values(frame, series, path, index)
-                yield _as_declared(frame, series)
+                yield _as_declared(_checked(frame, series, path, index), series)
             index += 1
 
 
@@ -233,8 +234,7 @@ def sample_series(series: Series, folder: Path, most: int) -> Iterator[NDArray[A
         if here:
             for index, frame in enumerate(reader.frames(path, series.dataset)):
                 if index in here:
-                    _check_values(frame, series, path, start + index)
-                    yield _as_declared(frame, series)
+                    yield _as_declared(_checked(frame, series, path, start + index), series)
                 if index >= max(here):
                     break
         start += count
@@ -263,25 +263,65 @@ def _matter_negative(frame: NDArray[Any]) -> NDArray[Any]:
     return np.conj(frame) if np.iscomplexobj(frame) else -frame
 
 
-def _check_values(frame: NDArray[Any], series: Series, path: Path, index: int) -> None:
+def _checked(frame: NDArray[Any], series: Series, path: Path, index: int) -> NDArray[Any]:
+    """Frame whose values can be used: a border that was not measured is zero, not NaN."""
+    name = f"frame {index} of series '{series.name}'"
     remedy = f"exclude: [{index}] leaves it out"
     finite = np.isfinite(frame)
-    size = np.abs(frame[finite & (frame != 0)])
-    wild = size[(size < _SANE[0]) | (size > _SANE[1])]
-    if wild.size > 0.1 * size.size:
+    if _swapped(frame, finite):
         message = (
-            f"frame {index} of series '{series.name}' holds numbers such as {wild.flat[0]:.2g}: "
-            "its bytes are in the wrong order"
+            f"{name} holds numbers such as {_example(frame)}: its bytes are in the wrong order"
         )
         raise InputError(message, path=path)
     if not finite.all():
-        count = finite.size - int(np.count_nonzero(finite))
-        message = f"frame {index} of series '{series.name}' holds {count} non-finite values"
-        raise InputError(f"{message}; {remedy}", path=path)
+        bad = not_finite_inside(frame, series)
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            message = (
+                f"{name} holds {np.count_nonzero(bad)} non-finite values, the first at row {row}, "
+                f"column {column}"
+            )
+            raise InputError(f"{message}; {remedy}", path=path)
+        frame = np.where(finite, frame, frame.dtype.type(0))
     # Phase and differences may well be zero; a transmission that is, was never reconstructed.
     if series.state == "raw" and not frame.any():
-        message = f"frame {index} of series '{series.name}' is zero everywhere"
-        raise InputError(f"{message}; {remedy}", path=path)
+        raise InputError(f"{name} is zero everywhere; {remedy}", path=path)
+    return frame
+
+
+def _swapped(frame: NDArray[Any], finite: NDArray[np.bool_]) -> bool:
+    """Whether a tenth of the numbers are of no sane size; infinite ones count if others do too."""
+    wild = _wild(frame) & finite
+    used = np.count_nonzero(frame)
+    few = 0.01 * used
+    count = np.count_nonzero(wild)
+    return bool(count > 0 and count >= few and count + finite.size - finite.sum() > 0.1 * used)
+
+
+# Swapped bytes make numbers that overflow when squared, and signalling NaN.
+@np.errstate(over="ignore", invalid="ignore")
+def _wild(frame: NDArray[Any]) -> NDArray[np.bool_]:
+    size = np.abs(frame)
+    wild: NDArray[np.bool_] = ((size < _SANE[0]) & (frame != 0)) | (size > _SANE[1])
+    return wild
+
+
+def _example(frame: NDArray[Any]) -> str:
+    return f"{np.abs(np.complex128(frame[_wild(frame)].flat[0])):.2g}"
+
+
+def not_finite_inside(frame: NDArray[Any], series: Series) -> NDArray[np.bool_]:
+    """Values (ny, nx) that are not finite and no border of a reconstruction.
+
+    The border of complex frames may be NaN: what reaches the edge of the frame, by way of zeros if
+    need be, was not scanned. Real frames have no value that would say so.
+    """
+    bad: NDArray[np.bool_] = ~np.isfinite(frame)
+    if not series.frames_complex or bad.all() or not bad.any():
+        return bad
+    labels, _ = ndimage.label(bad | (frame == 0), np.ones((3, 3), np.bool_))
+    edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    return bad & ~np.isin(labels, np.unique(edge[edge > 0]))
 
 
 def load_stack(series: Series, folder: Path) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ import scipy.io
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
+from pipeline.io import hdf5
 from pipeline.io.protocol import FileInfo
 
 
@@ -39,13 +40,15 @@ class ResireVReader:
         name, _ = _projections(path, dataset)
         stack = load_array(path, name)
         for index in range(stack.shape[2]):
-            yield np.ascontiguousarray(stack[:, :, index].T, dtype=np.float32)
+            yield np.ascontiguousarray(hdf5.as_frame(stack[:, :, index].T))
 
 
 def list_arrays(path: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the arrays in a MATLAB v5 file, without reading them."""
     if not path.is_file():
         raise InputError("file does not exist", path=path)
+    if path.stat().st_size == 0:
+        raise InputError("file is empty (0 bytes), expected MATLAB v5", path=path)
     try:
         return {name: tuple(shape) for name, shape, _ in scipy.io.whosmat(path)}
     except Exception as error:

@@ -56,7 +56,7 @@ class XldotPublicReader:
         with hdf5.open_hdf5(path) as file:
             stack = _stack(file, dataset, path)
             for index in range(stack.shape[0]):
-                yield hdf5.read(stack, path, index).astype(np.float32)
+                yield hdf5.as_frame(hdf5.read(stack, path, index))
 
     def rotations(self, path: Path, dataset: str | None = None) -> NDArray[np.float64]:
         """Measured rotation of each projection, (n, 3, 3) float64, sample to lab.
@@ -102,7 +102,8 @@ def _list(file: h5py.File, path: Path) -> list[tuple[str, str]]:
             continue
         for field in sorted(group):
             match = _DATA.match(field)
-            if match is not None:
+            # A link that leads nowhere is no stack.
+            if match is not None and hdf5.find(group, field, path) is not None:
                 found.append((f"{struct}/{field}", match["kind"]))
     return found
 
@@ -117,7 +118,8 @@ def _stack(file: h5py.File, dataset: str | None, path: Path) -> h5py.Dataset:
     stack = hdf5.find_dataset(file, (name,), path)
     if stack is None:
         listing = ", ".join(names) or "none"
-        raise InputError(f"no such stack; the file holds {listing}", path=path, field=name)
+        message = f"expected a stack, found nothing there; the file holds {listing}"
+        raise InputError(message, path=path, field=name)
     if stack.ndim != 3 or stack.dtype.kind not in "fiu":
         message = f"expected real numbers of shape (n, ny, nx), found {stack.dtype} {stack.shape}"
         raise InputError(message, path=path, field=name)

@@ -17,10 +17,11 @@ from scipy import ndimage
 
 from pipeline.errors import InputError
 from pipeline.preprocess.crop import Crop
-from pipeline.preprocess.phase import BORDER, LEAST_AIR, AirFit, fit_air
+from pipeline.preprocess.phase import BORDER, LEAST_AIR, AirFit, first_region, fit_air
 from pipeline.preprocess.quality import QUALITY, measure_frame, missing_area
 from pipeline.preprocess.resample import SAME_SCALE, fourier_resample
-from pipeline.progress import Progress, ProgressCallback, silent
+from pipeline.preprocess.series import prepare_frames, target_pixel
+from pipeline.progress import ProgressCallback, silent
 from pipeline.stacks import PhaseStack
 from schemas.recipe import PhaseSettings, ResampleSettings
 
@@ -61,7 +62,10 @@ class DensityFrame:
 
 
 def optical_density(
-    frame: NDArray[Any], kind: Kind = "intensity", settings: PhaseSettings | None = None
+    frame: NDArray[Any],
+    kind: Kind = "intensity",
+    settings: PhaseSettings | None = None,
+    region: NDArray[np.bool_] | None = None,
 ) -> DensityFrame:
     """Optical density `-log(I / I0)` of one frame.
 
@@ -70,11 +74,12 @@ def optical_density(
     frame : (ny, nx) complex transmission, of which `I` is the squared modulus, or real values.
     kind : what real values are.
     settings : `air` names a side, or leaves the search to the fit.
+    region : (ny, nx) bool, where the air is said to be, instead.
 
     Raises
     ------
     InputError
-        If the frame is not an image, or transmits nothing where air is expected.
+        If the frame is not an image, transmits nothing where air is expected, or has no air.
 
     Notes
     -----
@@ -86,7 +91,12 @@ def optical_density(
     settings = settings or PhaseSettings()
     if frame.ndim != 2:
         raise InputError(f"expected an image, found shape {frame.shape}")
-    intensity, air = _intensity_and_air(frame, kind, settings)
+    if region is None and settings.air == "none":
+        raise InputError(
+            "'none' leaves nothing to measure I0 on, which an optical density needs",
+            field="phase.air",
+        )
+    intensity, air = _intensity_and_air(frame, kind, settings, region)
     incident = float(np.mean(intensity[air])) if air.any() else 0.0
     if not incident > 0.0:
         raise InputError("the frame carries no transmission where air is expected")
@@ -109,30 +119,20 @@ def optical_density(
 
 
 def _intensity_and_air(
-    frame: NDArray[Any], kind: Kind, settings: PhaseSettings
+    frame: NDArray[Any], kind: Kind, settings: PhaseSettings, region: NDArray[np.bool_] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     if np.iscomplexobj(frame):
         intensity = np.square(np.abs(frame).astype(np.float64))
-        air = fit_air(frame, settings).air
+        air = fit_air(frame, settings, region).air
         # Where the phase is flat the sample may still absorb: only the bright part is air.
         bright = _bright(intensity, air)
         return intensity, bright if bright.mean() >= LEAST_AIR else air
     values = frame.astype(np.float64)
     intensity = values * np.abs(values) if kind == "amplitude" else values
-    return intensity, _bright(intensity, _sides(frame.shape, settings))
-
-
-def _sides(shape: tuple[int, ...], settings: PhaseSettings) -> NDArray[np.bool_]:
-    """Columns at the named sides of the frame, everywhere for `auto`."""
-    if settings.air == "auto":
-        return np.ones(shape, bool)
-    width = max(2, round(settings.air_fraction * shape[1]))
-    region = np.zeros(shape, bool)
-    if "left" in settings.air:
-        region[:, :width] = True
-    if "right" in settings.air:
-        region[:, -width:] = True
-    return region
+    if region is None:
+        anywhere = settings.air == "auto"
+        region = np.ones(frame.shape, bool) if anywhere else first_region(frame.shape, settings)
+    return intensity, _bright(intensity, region)
 
 
 def _bright(intensity: NDArray[np.float64], region: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -199,6 +199,7 @@ def prepare_optical_density(
     resample: ResampleSettings | None = None,
     phase: PhaseSettings | None = None,
     crop: Crop | None = None,
+    air: NDArray[np.bool_] | None = None,
     progress: ProgressCallback = silent,
     stage: str = "preprocess",
 ) -> PhaseStack:
@@ -217,6 +218,8 @@ def prepare_optical_density(
     target_pixel_m : common pixel size [m]; that of the recipe, else the frames' own, when absent.
     kind : what real frames are.
     crop : part of every frame to use, as from `common_crop`; all of it when absent.
+    air : (ny, nx) bool, where air is in every frame before it is cropped, in place of what `phase`
+        says.
     resample, phase : settings; of the second only where the air is.
     progress : told after every frame.
     stage : name under which progress is told.
@@ -233,42 +236,25 @@ def prepare_optical_density(
         If frames and angles differ in number, frames differ in shape, a frame transmits nothing,
         or resampling is needed but switched off.
     """
-    resample = resample or ResampleSettings()
-    target = target_pixel_m or resample.pixel_size_m or pixel_size_m
+    target = target_pixel(pixel_size_m, target_pixel_m, resample or ResampleSettings())
     same = abs(target / pixel_size_m - 1.0) < SAME_SCALE
-    if not same and not resample.enabled:
-        raise InputError(
-            f"pixel size {pixel_size_m:g} m differs from the common {target:g} m, and resampling "
-            "is off",
-            field="resample.enabled",
-        )
-    n = len(angles_deg)
-    data: NDArray[np.float32] | None = None
-    found = {name: np.zeros(n) for name in (*DIAGNOSTICS, *QUALITY)}
-    count = 0
-    for count, raw in enumerate(frames, start=1):
-        if count > n:
-            raise InputError(f"expected {n} frames, one for each angle, found more")
-        frame = raw if crop is None else raw[crop]
-        if data is None:
-            data = np.empty((n, *frame.shape), np.float32)
-        if frame.shape != data.shape[1:]:
-            raise InputError(
-                f"frame {count - 1}: expected shape {data.shape[1:]} as in frame 0, "
-                f"found {frame.shape}"
-            )
-        try:
-            result = optical_density(frame, kind, phase)
-        except InputError as error:
-            raise InputError(f"frame {count - 1}: {error.message}") from error
+    region = air if air is None or crop is None else air[crop]
+
+    def one(frame: NDArray[Any]) -> tuple[NDArray[Any], dict[str, float]]:
+        result = optical_density(frame, kind, phase, region)
         density = result.density if same else fourier_resample(result.density, pixel_size_m, target)
-        data[count - 1] = -density
-        _record(found, count - 1, result)
-        for name, value in zip(QUALITY, _measures(frame, result), strict=True):
-            found[name][count - 1] = value
-        progress(Progress(stage, count, n))
-    if data is None or count < n:
-        raise InputError(f"expected {n} frames, one for each angle, found {count}")
+        measured = dict(zip(QUALITY, _measures(frame, result), strict=True))
+        return -density, _diagnostics(result) | measured
+
+    data, found = prepare_frames(
+        frames,
+        len(angles_deg),
+        one,
+        (*DIAGNOSTICS, *QUALITY),
+        crop=crop,
+        progress=progress,
+        stage=stage,
+    )
     noise = float(np.sqrt(np.mean(found["noise"] ** 2)))
     return PhaseStack(data, np.asarray(angles_deg, np.float64), target, energy_ev, noise, found)
 
@@ -297,9 +283,11 @@ def _measures(frame: NDArray[Any], result: DensityFrame) -> tuple[float, ...]:
     return ramp, 0.0, blur, float(missing_area(frame).mean()), noise
 
 
-def _record(found: dict[str, NDArray[np.float64]], index: int, result: DensityFrame) -> None:
-    found["incident"][index] = result.incident
-    found["air_fraction"][index] = result.air.mean()
-    found["noise"][index] = result.noise
-    found["nonpositive"][index] = result.nonpositive
-    found["bright"][index] = result.bright
+def _diagnostics(result: DensityFrame) -> dict[str, float]:
+    return {
+        "incident": result.incident,
+        "air_fraction": float(result.air.mean()),
+        "noise": result.noise,
+        "nonpositive": float(result.nonpositive),
+        "bright": float(result.bright),
+    }

@@ -2,7 +2,8 @@
 
 Constant and linear part are measured and removed on the complex image: the coarse ramp as the peak
 of the spectrum of the frame's border, the rest by least squares on the angle of the air, which is
-found by itself. Only then is the phase taken, and unwrapped only where it needs to be.
+found by itself. Only then is the phase taken: unwrapped only where it needs to be, and where
+residues leave unwrapping without a right path, integrated from its derivative.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 from pipeline.errors import InputError
-from pipeline.preprocess.residues import unwrap
+from pipeline.preprocess.phase_derivative import integrate_phase
+from pipeline.preprocess.residues import phase_residues, unwrap
 from schemas.recipe import PhaseSettings
 
 BORDER = 0.08
@@ -36,6 +38,13 @@ AGREEMENT = 0.05
 
 MOST_PIXELS = 8_000
 """Pixels that the first fit looks at: enough for a plane at any frame size."""
+
+BENT = 1.2
+"""Air this many times rougher than it was is bent: by far more than chance, and less than any step
+that went wrong bends it."""
+
+LIGHTEST = 99.0
+"""Percentile of the phase that stands for air where there is none."""
 
 NEAR = 0.3
 """Pixels further from the first plane [rad] are not air, however noisy the frame."""
@@ -65,7 +74,8 @@ class AirFit:
 
     def flatten(self, frame: NDArray[Any]) -> NDArray[np.complex64]:
         """`frame` with the plane taken out of its phase."""
-        return (frame * np.exp(-1j * self.plane())).astype(np.complex64)
+        wave = _against(np.array([self.offset, *self.ramp]), self.air.shape, frame.dtype)
+        return (frame * wave).astype(np.complex64, copy=False)
 
 
 @dataclass(frozen=True)
@@ -80,8 +90,9 @@ class PhaseFrame:
     air : (ny, nx) bool, True in air.
     noise : float rms in air [rad].
     wrapped : whether neighbouring pixels differed by more than pi before unwrapping.
-    residues : int points about which the phase winds, as met by the unwrapping.
-    filled : int pixels around them that were filled from their neighbours.
+    residues : int points about which the phase winds, where it is wrapped.
+    filled : int pixels around them that were filled from their neighbours, where it was unwrapped.
+    integrated : whether the phase is the integral of its derivative, not unwrapped.
     matter : float mean phase outside the air [rad]; negative, unless the frame is conjugated.
     """
 
@@ -94,6 +105,7 @@ class PhaseFrame:
     residues: int = 0
     filled: int = 0
     matter: float = 0.0
+    integrated: bool = False
 
 
 def extract_phase(
@@ -118,14 +130,17 @@ def extract_phase(
     """
     settings = settings or PhaseSettings()
     fit = fit or fit_air(frame, settings)
-    phase: NDArray[Any] = np.angle(fit.flatten(frame) if flat is None else flat)
-    wrapped = _is_wrapped(phase)
-    residues = filled = 0
-    if settings.unwrap == "always" or (settings.unwrap == "auto" and wrapped):
+    flat = fit.flatten(frame) if flat is None else flat
+    phase: NDArray[Any] = np.angle(flat)
+    wrapped = is_wrapped(phase)
+    residues = phase_residues(phase)[0] if wrapped else 0
+    filled = 0
+    integral = _integral(flat, fit, residues, settings)
+    if integral is not None:
+        phase = integral
+    elif settings.unwrap == "always" or (settings.unwrap == "auto" and wrapped):
         phase, residues, filled = unwrap(phase)
-        level = np.median(phase[fit.air])
-        phase = phase - 2 * np.pi * np.round(level / (2 * np.pi))
-    matter = float(np.mean(phase[~fit.air])) if not fit.air.all() else 0.0
+        phase = phase - 2 * np.pi * np.round(_air_level(phase, fit.air) / (2 * np.pi))
     return PhaseFrame(
         phase.astype(np.float32),
         fit.ramp,
@@ -135,11 +150,53 @@ def extract_phase(
         wrapped,
         residues,
         filled,
-        matter,
+        float(np.mean(phase[~fit.air])) if not fit.air.all() else 0.0,
+        integral is not None,
     )
 
 
-def fit_air(frame: NDArray[Any], settings: PhaseSettings | None = None) -> AirFit:
+def _integral(
+    flat: NDArray[Any], fit: AirFit, residues: int, settings: PhaseSettings
+) -> NDArray[np.float64] | None:
+    """Integral of the phase's derivative, where it is to be used.
+
+    Left to itself it is used about residues, if the air that it leads to is as flat as the air is:
+    vortices leave no trace there, steps of more than pi that nothing tells apart bend it.
+    """
+    if settings.entry == "derivative":
+        return _level(integrate_phase(flat), fit.air)
+    if not fit.air.any():
+        return None
+    if settings.entry == "phase" or settings.unwrap != "auto" or residues == 0:
+        return None
+    phase = _level(integrate_phase(flat), fit.air)
+    rough = float(np.sqrt(np.mean(_angle(np.exp(1j * phase[fit.air])) ** 2)))
+    return phase if rough < BENT * fit.noise else None
+
+
+def _level(phase: NDArray[np.float64], air: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Phase less the plane of its air: vortices bend it before they are gone, not after.
+
+    An area that was taken for air may lie whole turns above or below it.
+    """
+    phase = phase - _air_level(phase, air)
+    if not air.any():
+        return phase
+    design = _design(air)
+    for _ in range(2):
+        phase -= _evaluate(_solve_plane(design, _angle(np.exp(1j * phase[air]))), phase.shape)
+    return phase
+
+
+def _air_level(phase: NDArray[Any], air: NDArray[np.bool_]) -> float:
+    return float(np.median(phase[air]) if air.any() else np.percentile(phase, LIGHTEST))
+
+
+def fit_air(
+    frame: NDArray[Any],
+    settings: PhaseSettings | None = None,
+    region: NDArray[np.bool_] | None = None,
+) -> AirFit:
     """Find the air of a frame and the plane through its phase, without unwrapping.
 
     Parameters
@@ -147,6 +204,8 @@ def fit_air(frame: NDArray[Any], settings: PhaseSettings | None = None) -> AirFi
     frame : (ny, nx) complex transmission. Ramps of any number of cycles that the pixels resolve.
     settings : `air` names a side, or leaves the search to the fit: it starts on the border of the
         frame, trusts what lies on one plane, and grows inwards while the phase stays flat.
+    region : (ny, nx) bool, where the air is said to be, instead; what lies off its plane is left
+        out.
 
     Raises
     ------
@@ -161,16 +220,19 @@ def fit_air(frame: NDArray[Any], settings: PhaseSettings | None = None) -> AirFi
     if not seen.any():
         raise InputError("the frame carries no transmission: its amplitude is zero everywhere")
     unit = np.where(seen, frame / np.where(seen, amplitude, 1.0), 0.0)
-    region = _first_region(frame.shape, settings) & seen
+    if region is None and settings.air == "none":
+        return _whole_plane(unit)
+    search = region is None and settings.air == "auto"
+    region = (first_region(frame.shape, settings) if region is None else region) & seen
     if not region.any():
         raise InputError("the frame carries no transmission where air is expected")
-    plane = _first_plane(unit, region, _sides(region) if settings.air == "auto" else [])
+    plane = _first_plane(unit, region, _sides(region) if search else [])
     rest = np.abs(_residual(unit, plane))
     inside = region & (rest < 4.0 * _spread(rest[region & (rest < NEAR)]))
     if not inside.any():
         inside = region
     plane = _refit(unit, inside, plane)
-    if settings.air == "auto":
+    if search:
         plane, inside = _grow(unit, seen, region, inside, plane)
     rest = _residual(unit, plane)[inside]
     noise = float(np.sqrt(np.mean(rest**2)))
@@ -178,20 +240,39 @@ def fit_air(frame: NDArray[Any], settings: PhaseSettings | None = None) -> AirFi
     return AirFit(plane[1:].copy(), offset, inside, noise)
 
 
-def _first_region(shape: tuple[int, ...], settings: PhaseSettings) -> NDArray[np.bool_]:
-    """Named sides, or the border of the frame."""
-    ny, nx = shape
+def _whole_plane(unit: NDArray[Any]) -> AirFit:
+    """Plane through the phase of a frame without air; the level is that of its lightest parts."""
+    everywhere = np.ones(unit.shape, np.bool_)
+    plane = _coarse_planes(unit, everywhere)[0]
+    phase = integrate_phase(unit * np.exp(-1j * _evaluate(plane, unit.shape)))
+    plane = plane + _solve_plane(_design(everywhere), phase.ravel())
+    rest = _residual(unit, np.array([0.0, *plane[1:]]))
+    # The integral knows no constant: it comes back from the wrapped phase.
+    phase = phase - _evaluate(_solve_plane(_design(everywhere), phase.ravel()), unit.shape)
+    level = float(np.angle(np.mean(np.exp(1j * (rest - phase)))))
+    level += float(np.percentile(phase, LIGHTEST))
+    noise = float(np.std(phase - ndimage.gaussian_filter(phase, 1.0)))
+    return AirFit(plane[1:].copy(), float(np.angle(np.exp(1j * level))), ~everywhere, noise)
+
+
+def first_region(shape: tuple[int, ...], settings: PhaseSettings) -> NDArray[np.bool_]:
+    """Named sides of a frame (ny, nx), or its border where none is named."""
     region = np.zeros(shape, bool)
+    wy, wx = (max(2, round(BORDER * n)) for n in shape)
     if settings.air == "auto":
-        wy, wx = (max(2, round(BORDER * n)) for n in shape)
         region[:] = True
-        region[wy : ny - wy, wx : nx - wx] = False
+        region[wy : shape[0] - wy, wx : shape[1] - wx] = False
         return region
-    width = max(2, round(settings.air_fraction * nx))
-    if "left" in settings.air:
-        region[:, :width] = True
-    if "right" in settings.air:
-        region[:, -width:] = True
+    wy, wx = (max(2, round(settings.air_fraction * n)) for n in shape)
+    whole = slice(None)
+    sides = {
+        "left": (whole, slice(wx)),
+        "right": (whole, slice(-wx, None)),
+        "bottom": (slice(wy), whole),
+        "top": (slice(-wy, None), whole),
+    }
+    for side in settings.air.split("-"):
+        region[sides[side]] = True
     return region
 
 
@@ -221,8 +302,14 @@ def _coarse_planes(unit: NDArray[Any], region: NDArray[np.bool_]) -> list[NDArra
     """
     shape = [fft.next_fast_len(2 * n) for n in unit.shape]
     height = np.abs(fft.fft2(np.where(region, unit, 0.0), s=shape))
-    peaks = (height == ndimage.maximum_filter(height, 3, mode="wrap")) & (height > height.max() / 2)
-    rows, columns = np.nonzero(peaks)
+    rows, columns = np.nonzero(height > height.max() / 2)
+    around = [
+        height[(rows + dy) % shape[0], (columns + dx) % shape[1]]
+        for dy in (-1, 0, 1)
+        for dx in (-1, 0, 1)
+    ]
+    peaks = height[rows, columns] >= np.max(around, axis=0)
+    rows, columns = rows[peaks], columns[peaks]
     order = np.argsort(-height[rows, columns], kind="stable")[:CANDIDATES]
     planes = []
     for k in order:
@@ -240,7 +327,19 @@ def _evaluate(plane: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.
 
 def _residual(unit: NDArray[Any], plane: NDArray[np.float64]) -> NDArray[np.float64]:
     """Angle that is left after a plane, (-pi, pi]."""
-    return _angle(unit * np.exp(-1j * _evaluate(plane, unit.shape)))
+    return _angle(unit * _against(plane, unit.shape, unit.dtype))
+
+
+def _against(
+    plane: NDArray[np.float64], shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    """Wave that takes a plane out of a phase; a product of one along y and one along x."""
+    y, x = _centred(shape)
+    narrow = np.complex64 if dtype == np.complex64 else np.complex128
+    along_y = np.exp(-1j * (plane[0] + plane[1] * y)).astype(narrow)
+    along_x = np.exp(-1j * plane[2] * x).astype(narrow)
+    wave: NDArray[Any] = along_y * along_x
+    return wave
 
 
 def _angle(values: NDArray[Any]) -> NDArray[np.float64]:
@@ -346,7 +445,7 @@ def _grow(
         smooth = ndimage.uniform_filter(_residual(unit, plane), 5, mode="nearest")
         flat = (np.abs(smooth) < 4.0 * _spread(np.abs(smooth[inside]))) & seen
         # Closing single outliers of the noise before the sample's surroundings are cut away.
-        flat = ndimage.median_filter(flat, 3)
+        flat = _majority(flat)
         labels, _count = ndimage.label(flat)
         kept = np.unique(labels[inside & region])
         connected = np.isin(labels, kept[kept > 0])
@@ -358,7 +457,15 @@ def _grow(
     return plane, inside
 
 
-def _is_wrapped(phase: NDArray[Any]) -> bool:
+def _majority(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Median of a mask over 3 x 3 pixels, its border mirrored."""
+    padded = np.pad(mask, 1, mode="symmetric").astype(np.uint8)
+    rows = padded[:-2] + padded[1:-1] + padded[2:]
+    found: NDArray[np.bool_] = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] > 4
+    return found
+
+
+def is_wrapped(phase: NDArray[Any]) -> bool:
     """Whether the phase jumps by more than pi between neighbours."""
     return bool(
         np.abs(np.diff(phase, axis=0)).max(initial=0.0) > np.pi

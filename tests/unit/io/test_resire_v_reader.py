@@ -71,7 +71,10 @@ def test_import_writes_support_and_truth(folder: Path, tmp_path: Path) -> None:
 def test_import_without_model(folder: Path, tmp_path: Path) -> None:
     (folder / "model.mat").unlink()
     path, notes = import_resire_v([folder], tmp_path / "out", energy_ev=778.0, pixel_size_m=1e-8)
-    assert notes == ["No model file: no support and no truth to score against."]
+    assert notes == [
+        "Rows are taken to run upwards (rows: up), as in the published set; no file says it.",
+        "No model file: no support and no truth to score against.",
+    ]
     loaded = load_beamtime(path)
     assert loaded.beamtime.support is None
     assert loaded.beamtime.series[0].energy.energy_ev == 778.0

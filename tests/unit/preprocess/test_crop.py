@@ -65,6 +65,50 @@ def test_empty_borders_are_cut_off(fill: complex) -> None:
     assert stack.diagnostics["quality_missing"].max() == 0.0
 
 
+def test_borders_of_nan_are_cut_off_and_told(tmp_path: Path) -> None:
+    import h5py
+
+    from flows.stages import prepare
+    from pipeline.io.quality import read_quality
+    from pipeline.io.stacks import load_phase
+    from schemas.recipe import PhaseSettings, ResampleSettings
+    from schemas.series import Series
+
+    stack = np.full((4, NY, NX), np.nan + 0j, np.complex64)
+    for k in range(4):
+        # Constant below, and another width in every frame at the left; a ring of zeros inside.
+        stack[k, 9:88, 5 + k : 82] = frame(k)[9:88, 5 + k : 82]
+        stack[k, 9, 5 + k : 82] = 0.0
+    with h5py.File(tmp_path / "stack.h5", "w") as file:
+        file["exchange/data"] = stack
+        file["exchange/theta"] = np.arange(4.0)
+    series = Series(
+        name="s",
+        format="dataexchange",
+        files=["stack.h5"],
+        tilt={"name": "t"},
+        energy={"energy_ev": 900.0},
+        pixel_size_m=1e-8,
+    )
+    (tmp_path / "out").mkdir()
+    prepare(tmp_path / "out", series, tmp_path, [], 1e-8, ResampleSettings(), PhaseSettings())
+    quality = read_quality(tmp_path / "out" / "quality.npz")
+    (note,) = quality.notes
+    assert note.startswith("Cut to rows 10 to 86 and columns 8 to 81 of 96 x 90 pixels")
+    found = load_phase(tmp_path / "out" / "phase.h5")
+    assert np.isfinite(found.data).all()
+    assert found.diagnostics["quality_missing"].max() == 0.0
+    inside = stack.copy()
+    inside[2, 40, 41] = np.nan
+    with h5py.File(tmp_path / "stack.h5", "a") as file:
+        file["exchange/data"][...] = inside
+    text = (
+        "frame 2 of series 's' holds 1 non-finite values, the first at row 40, column 41; exclude"
+    )
+    with pytest.raises(InputError, match=text):
+        prepare(tmp_path / "out", series, tmp_path, [], 1e-8, ResampleSettings(), PhaseSettings())
+
+
 def test_a_border_on_one_side_is_not_cut_from_the_other_too() -> None:
     frames = [emptied(k, slice(0, NY), slice(30, NX)) for k in range(3)]
     assert common_crop(frames) == (slice(0, NY), slice(30, NX))

@@ -7,8 +7,8 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from pipeline.errors import InputError
-from pipeline.preprocess.phase import extract_phase
-from pipeline.preprocess.prepare import prepare_series
+from pipeline.preprocess.phase import extract_phase, fit_air
+from pipeline.preprocess.prepare import air_note, prepare_series
 from schemas.recipe import PhaseSettings, ResampleSettings
 
 N = 96
@@ -45,10 +45,16 @@ def test_ramp_and_offset_are_removed(cycles, depth, height):
     assert not (found.air & (truth < -0.02)).any()
 
 
-@pytest.mark.parametrize("air", ["left", "right", "left-right"])
+@pytest.mark.parametrize("air", ["left", "right", "left-right", "top", "bottom", "top-bottom"])
 def test_named_sides(air):
     ramp = np.array([0.05, -0.08])
-    truth = pillar(1.0, (0.0, {"left": 20.0, "right": -20.0}.get(air, 0.0)), 90.0)
+    if air in ("top", "bottom", "top-bottom"):
+        # Wider than the frame: there is air above and below only.
+        place = {"top": -12.0, "bottom": 12.0}.get(air, 0.0)
+        truth = pillar(1.0, (place, 0.0), 30.0)
+        truth = np.repeat(truth[:, N // 2 - 6, None], N, axis=1)
+    else:
+        truth = pillar(1.0, (0.0, {"left": 20.0, "right": -20.0}.get(air, 0.0)), 90.0)
     found = extract_phase(transmission(truth, ramp), PhaseSettings(air=air, air_fraction=0.12))
     assert np.abs(found.ramp - ramp).max() * N < 5e-3
 
@@ -58,6 +64,58 @@ def test_air_on_one_side_only_is_found():
     truth = pillar(1.0, (0.0, 34.0), 70.0)
     found = extract_phase(transmission(truth, ramp))
     assert np.abs(found.ramp - ramp).max() * N < 5e-3
+
+
+def test_air_where_a_person_says_it_is():
+    # A window in a sample that fills the rest of the frame: no search from the border finds it.
+    truth = np.where(
+        (abs(Y + 12) < 9) & (abs(X - 10) < 12), 0.0, -1.0 - 0.3 * np.sin(X / 9 + Y / 7)
+    )
+    ramp = np.array([0.07, -0.11])
+    region = (abs(Y + 12) < 11) & (abs(X - 10) < 14)
+    frame = transmission(truth, ramp, 0.4)
+    found = fit_air(frame, region=region)
+    assert np.abs(found.ramp - ramp).max() < 1e-4
+    assert found.offset == pytest.approx(0.4, abs=2e-3)
+    # What lies off the plane is left out of it.
+    assert not found.air[truth < -0.1].any()
+    crop = (slice(10, 80), slice(20, 90))
+    stack = prepare_series([frame], np.zeros(1), 3e-8, 5468.0, air=region, crop=crop)
+    assert np.abs(stack.data[0] - truth[crop]).max() < 0.05
+
+
+def test_air_that_is_none_is_told():
+    rng = np.random.default_rng(0)
+    rough = gaussian_filter(rng.normal(size=(3, N, N)), (0, 6, 6)) * 14 - 4.0
+    frames = [transmission(phase, (0.05, 0.02 * k)) for k, phase in enumerate(rough)]
+    stack = prepare_series(frames, np.arange(3.0), 3e-8, 5468.0)
+    said = air_note(stack.diagnostics)
+    assert said.startswith("What was taken for air is none in 3 of 3 projections: it is uneven in")
+    assert "phase.air: none" in said
+    relative = prepare_series(frames, np.arange(3.0), 3e-8, 5468.0, phase=PhaseSettings(air="none"))
+    assert air_note(relative.diagnostics).startswith("No air was to be used: level and slope")
+    for phase, wanted, k in zip(relative.data, rough, range(3), strict=True):
+        # All but a plane, and matter negative.
+        rest = phase - wanted
+        design = np.stack([np.ones(N * N), Y.ravel(), X.ravel()], axis=1)
+        rest = rest.ravel() - design @ np.linalg.lstsq(design, rest.ravel(), rcond=None)[0]
+        assert np.abs(rest).max() < 0.05, k
+        assert np.percentile(phase, 99) == pytest.approx(0.0, abs=0.02)
+    amid = transmission(pillar() + 0.8 * np.exp(-((X + 30) ** 2 + Y**2) / 2 / 9**2))
+    said = air_note(prepare_series([amid], np.zeros(1), 3e-8, 5468.0).diagnostics)
+    assert "there is phase above and below it in 1." in said
+    good = [transmission(pillar(), seed=k) for k in range(3)]
+    assert air_note(prepare_series(good, np.arange(3.0), 3e-8, 5468.0).diagnostics) == ""
+
+
+def test_resampled_air_stays_at_zero():
+    for depth in (1.0, 6.0):
+        frame = transmission(pillar(depth), (0.05, -0.3), 1.0)
+        stack = prepare_series([frame], np.zeros(1), 3.129e-8, 5468.0, 3.091e-8)
+        plane = fit_air(np.exp(1j * stack.data[0]))
+        assert np.abs(plane.ramp).max() * N < 1e-3
+        assert abs(plane.offset) < 1e-3
+        assert stack.diagnostics["ramp_x"][0] == pytest.approx(-0.3, abs=2e-5)
 
 
 def test_unwrapping_only_where_needed():

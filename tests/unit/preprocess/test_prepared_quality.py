@@ -108,7 +108,11 @@ def test_planted_projections_are_found_and_named(
     spoilt: tuple[Series, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     found = prepared(tmp_path / "out", *spoilt)
-    assert caplog.messages == ["series 'tilt1_lh': found outliers, exclude: [1, 3, 7, 11, 17]?"]
+    assert caplog.messages == [
+        "series 'tilt1_lh': The phase of 1 of 23 projections is the integral of its derivative "
+        "(residues: 4, at most 4 in one).",
+        "series 'tilt1_lh': found outliers, exclude: [1, 3, 7, 11, 17]?",
+    ]
     assert found.indices[found.outliers].tolist() == sorted(PLANTED)
     for index, (_, reason) in PLANTED.items():
         assert reason in found.reasons[found.indices.tolist().index(index)]

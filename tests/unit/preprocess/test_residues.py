@@ -8,6 +8,7 @@ from scipy.ndimage import distance_transform_edt
 
 from pipeline.preprocess.phase import extract_phase
 from pipeline.preprocess.residues import phase_residues, unwrap
+from schemas.recipe import PhaseSettings
 
 N = 96
 Y, X = np.mgrid[:N, :N].astype(float) - N // 2
@@ -84,8 +85,8 @@ def test_noise_everywhere_is_no_error() -> None:
 def test_frames_count_what_was_repaired() -> None:
     noise = np.random.default_rng(2).normal(0.0, 3e-3, (2, N, N))
     wave = np.exp(1j * (SMOOTH + pair(10.5, 4.5) + 0.1 * X)) + noise[0] + 1j * noise[1]
-    found = extract_phase(wave.astype(np.complex64))
-    assert (found.wrapped, found.residues) == (True, 2)
+    found = extract_phase(wave.astype(np.complex64), PhaseSettings(entry="phase"))
+    assert (found.wrapped, found.residues, found.integrated) == (True, 2, False)
     assert 0 < found.filled < 60
     assert found.matter < -1.0
     far = (np.hypot(X - 4.5, Y - 10.5) > 14) & (np.hypot(X, Y) < 40)
