@@ -165,6 +165,7 @@ class Series:
     components : (c, r) float32 orthonormal combinations of the field's components.
     coefficients : (k, r) float32 what each projection takes of each combination.
     cosines, sines : (k,) float64 of the rotation about the grid's turned y axis.
+    shares, sharpening : of `kernels.slices.footprint_shares` and `footprint_sharpening`.
     about_z, about_x : the two turns that bring the axis onto y.
     image_shape : (ny, nx).
     """
@@ -174,6 +175,8 @@ class Series:
     coefficients: NDArray[np.float32]
     cosines: NDArray[np.float64]
     sines: NDArray[np.float64]
+    shares: NDArray[np.float32]
+    sharpening: NDArray[np.float32]
     about_z: PlaneTurn
     about_x: PlaneTurn
     image_shape: tuple[int, int]
@@ -191,13 +194,16 @@ class Series:
         k, rows = len(self.indices), volume.shape[3]
         images = np.zeros((k, self.image_shape[1] + 2, rows), np.float32)
         slices.project_slices(volume, *self._slice_arguments(), images)
-        stack[self.indices, self._rows] = _transposed(images[None, :, 1:-1])[0]
+        sharp = np.empty((k, self.image_shape[1], rows), np.float32)
+        slices.sharpen(images, self.sharpening, sharp)
+        stack[self.indices, self._rows] = _transposed(sharp[None])[0]
 
     def add_adjoint(self, stack: NDArray[np.float32], field: NDArray[np.float32]) -> None:
         """Add the back projection of its part of `stack` (n, ny, nx) to `field` (c, z, y, x)."""
         part = stack[self.indices, self._rows]
-        images = np.zeros((part.shape[0], part.shape[2] + 2, part.shape[1]), np.float32)
-        images[:, 1:-1] = _transposed(part[None])[0]
+        sharp = _transposed(part[None])[0]
+        images = np.empty((part.shape[0], part.shape[2] + 2, part.shape[1]), np.float32)
+        slices.sharpen_adjoint(sharp, self.sharpening, images)
         sizes = _size(self.about_x.after[0]), _size(self.about_z.after[1]), images.shape[2]
         volume = np.empty((self.coefficients.shape[1], *sizes), np.float32)
         slices.back_project_slices(images, *self._slice_arguments(), volume)
@@ -211,9 +217,16 @@ class Series:
 
     def _slice_arguments(
         self,
-    ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64], int, int]:
+    ) -> tuple[
+        NDArray[np.float32],
+        NDArray[np.float64],
+        NDArray[np.float64],
+        NDArray[np.float32],
+        int,
+        int,
+    ]:
         z_low, x_low = self.about_x.after[0][0], self.about_z.after[1][0]
-        return self.coefficients, self.cosines, self.sines, z_low, x_low
+        return self.coefficients, self.cosines, self.sines, self.shares, z_low, x_low
 
     def _combine(self, field: NDArray[np.float32]) -> NDArray[np.float32]:
         """(c, z, y, x) to the r combinations (r, z, y, x)."""
@@ -266,12 +279,16 @@ def plan_series(
     ny = image_shape[0]
     rows = (-(ny // 2), ny - 1 - ny // 2)
     about_x = plan_turn(beta, second=z, first=about_z.after[0], seen=rows)
+    cosines, sines = np.cos(group.angles_rad), np.sin(group.angles_rad)
+    reach = max(abs(edge) for edge in (*about_x.after[0], *about_z.after[1]))
     return Series(
         indices=group.indices,
         components=np.ascontiguousarray(right[:rank].T, dtype=np.float32),
         coefficients=np.ascontiguousarray(left[:, :rank] * singular[:rank], dtype=np.float32),
-        cosines=np.cos(group.angles_rad),
-        sines=np.sin(group.angles_rad),
+        cosines=cosines,
+        sines=sines,
+        shares=slices.footprint_shares(cosines, sines),
+        sharpening=slices.footprint_sharpening(cosines, sines, float(reach)),
         about_z=about_z,
         about_x=about_x,
         image_shape=image_shape,

@@ -1,9 +1,9 @@
 """Projection about the grid's own y axis: a sum over independent slices.
 
 Arrays have y last, so that the inner loop runs along contiguous memory. A voxel of the column
-(z, x) falls on the detector column `u = cos x + sin z` and is shared linearly by the two columns
-beside it. Images bring one spare column on either side, so that the inner loop needs no tests;
-what falls beyond those is left out, in both directions alike.
+(z, x) falls on the detector column `u = cos x + sin z` and is shared by the two columns beside it,
+by tables of shares that depend on the angle. Images bring one spare column on either side, so that
+the inner loop needs no tests; what falls beyond those is left out, in both directions alike.
 """
 
 from __future__ import annotations
@@ -15,6 +15,87 @@ from numpy.typing import NDArray
 BLOCK = 8
 """Projections that share one pass through the volume: their images stay in the cache."""
 
+FINENESS = 256
+"""Steps of a table of shares between two neighbouring columns."""
+
+_ON_GRID = 0.25
+"""Largest shift [column] along the volume's edge of a turn that counts as none."""
+
+
+def linear_shares(n: int) -> NDArray[np.float32]:
+    """Shares of linear interpolation for `n` projections: (n, FINENESS + 1, 2) float32."""
+    right = np.linspace(0.0, 1.0, FINENESS + 1, dtype=np.float32)
+    return np.repeat(np.stack([1.0 - right, right], axis=1)[None], n, axis=0)
+
+
+def footprint_shares(
+    cosines: NDArray[np.float64], sines: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Shares of a voxel in the two columns beside its shadow.
+
+    The shadow of a square voxel is `box(|cos|) * box(|sin|)`, whose spectrum vanishes wherever the
+    grid of voxels repeats its own: sharing linearly instead leaves a moiré of 7 % at 45 degrees.
+    Blurred with `box(2 - |cos| - |sin|)` it is two columns wide at every angle, so that it costs
+    what linear sharing costs, and is linear sharing where the grid is not turned.
+
+    Parameters
+    ----------
+    cosines, sines : (k,) float64 of the rotation.
+
+    Returns
+    -------
+    (k, FINENESS + 1, 2) float32: shares of the left and the right column for a shadow that falls
+    at `j / FINENESS` between them.
+    """
+    long = np.maximum(np.abs(cosines), np.abs(sines))[:, None]
+    short = np.minimum(np.abs(cosines), np.abs(sines))[:, None]
+    blur = 2.0 - long - short
+    right = np.linspace(0.0, 1.0, FINENESS + 1)[None]
+
+    def area(t: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of the shadow between 0 and `t`."""
+        flat = np.clip(np.abs(t), 0.0, (long - short) / 2.0)
+        slope = np.clip(np.abs(t) - (long - short) / 2.0, 0.0, short)
+        steep = slope * slope / (2.0 * np.maximum(short, 1e-300))
+        return np.sign(t) * (flat + slope - steep) / long
+
+    def height(t: NDArray[np.float64]) -> NDArray[np.float64]:
+        return (area(t + blur / 2.0) - area(t - blur / 2.0)) / blur
+
+    return np.stack([height(right), height(1.0 - right)], axis=2).astype(np.float32)
+
+
+def footprint_sharpening(
+    cosines: NDArray[np.float64], sines: NDArray[np.float64], reach: float
+) -> NDArray[np.float32]:
+    """What undoes the blur of `footprint_shares`, to fourth order in the frequency.
+
+    Parameters
+    ----------
+    cosines, sines : (k,) float64 of the rotation.
+    reach : float, half the longest edge of a slice [voxel].
+
+    Returns
+    -------
+    (k,) float32 `s` of the filter `(-s, 1 + 2 s, -s)` along the columns: half the variance of the
+    three boxes; zero where the turn moves no voxel off the grid and nothing is blurred.
+    """
+    long = np.maximum(np.abs(cosines), np.abs(sines))
+    short = np.minimum(np.abs(cosines), np.abs(sines))
+    variance = (1.0 + (2.0 - long - short) ** 2) / 12.0
+    return np.where(short * reach < _ON_GRID, 0.0, variance / 2.0).astype(np.float32)
+
+
+@njit(cache=True, error_model="numpy", inline="always")
+def _share(shares: NDArray[np.float32], m: int, u: float, left: int) -> tuple[float, float]:
+    """Shares of the columns `left` and `left + 1`."""
+    at = np.float32(u - left) * np.float32(FINENESS)
+    j = min(int(at), FINENESS - 1)
+    f = at - np.float32(j)
+    a = shares[m, j, 0] + f * (shares[m, j + 1, 0] - shares[m, j, 0])
+    b = shares[m, j, 1] + f * (shares[m, j + 1, 1] - shares[m, j, 1])
+    return a, b
+
 
 @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
 def project_slices(
@@ -22,6 +103,7 @@ def project_slices(
     coefficients: NDArray[np.float32],
     cosines: NDArray[np.float64],
     sines: NDArray[np.float64],
+    shares: NDArray[np.float32],
     z_low: int,
     x_low: int,
     images: NDArray[np.float32],
@@ -33,9 +115,10 @@ def project_slices(
     volume : (r, nz, nx, ny) float32; element (z, x) lies at `(z + z_low, x + x_low)`.
     coefficients : (k, r) float32, what each projection takes of each of the r fields.
     cosines, sines : (k,) float64 of the rotation about y.
+    shares : (k, FINENESS + 1, 2) float32 of `footprint_shares` or `linear_shares`.
     z_low, x_low : int coordinates of the first slice and column.
     images : (k, nu + 2, ny) float32, changed in place; column u of the detector, which lies at
-        `u - nu // 2`, is column u + 1 here. The two spare columns are to be ignored.
+        `u - nu // 2`, is column u + 1 here; `sharpen` leaves the two spare columns out.
     """
     n_fields, nz, nx, ny = volume.shape
     n_images, n_columns, _ = images.shape
@@ -68,8 +151,7 @@ def project_slices(
                         a = coefficients[m, r]
                         for y in range(ny):
                             mixed[y] += a * volume[r, z, x, y]
-                    b = np.float32(u - left)
-                    a = np.float32(1.0) - b
+                    a, b = _share(shares, m, u, left)
                     for y in range(ny):
                         images[m, left, y] += a * mixed[y]
                         images[m, left + 1, y] += b * mixed[y]
@@ -81,13 +163,14 @@ def back_project_slices(
     coefficients: NDArray[np.float32],
     cosines: NDArray[np.float64],
     sines: NDArray[np.float64],
+    shares: NDArray[np.float32],
     z_low: int,
     x_low: int,
     volume: NDArray[np.float32],
 ) -> None:
     """Adjoint of `project_slices`: overwrite `volume`.
 
-    Arguments as there; the two spare columns of `images` must be zero.
+    Arguments as there; `images` as `sharpen_adjoint` leaves them.
     """
     n_fields, nz, nx, ny = volume.shape
     n_images, n_columns, _ = images.shape
@@ -102,8 +185,7 @@ def back_project_slices(
                 left = int(np.floor(u))
                 if left < 0 or left + 1 >= n_columns:
                     continue
-                b = np.float32(u - left)
-                a = np.float32(1.0) - b
+                a, b = _share(shares, m, u, left)
                 for y in range(ny):
                     line[y] = a * images[m, left, y] + b * images[m, left + 1, y]
                 if n_fields >= 3:
@@ -119,3 +201,40 @@ def back_project_slices(
             for r in range(n_fields):
                 for y in range(ny):
                     volume[r, z, x, y] = total[r, y]
+
+
+@njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
+def sharpen(
+    images: NDArray[np.float32], sharpening: NDArray[np.float32], sharp: NDArray[np.float32]
+) -> None:
+    """Overwrite `sharp` (k, nu, ny) with `images` (k, nu + 2, ny), filtered along the columns.
+
+    `sharpening` (k,) float32 of `footprint_sharpening`.
+    """
+    n_images, n_columns, ny = sharp.shape
+    for m in prange(n_images):
+        side = -sharpening[m]
+        middle = np.float32(1.0) - np.float32(2.0) * side
+        for u in range(n_columns):
+            for y in range(ny):
+                sharp[m, u, y] = (
+                    side * (images[m, u, y] + images[m, u + 2, y]) + middle * images[m, u + 1, y]
+                )
+
+
+@njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
+def sharpen_adjoint(
+    sharp: NDArray[np.float32], sharpening: NDArray[np.float32], images: NDArray[np.float32]
+) -> None:
+    """Adjoint of `sharpen`: overwrite `images`."""
+    n_images, n_columns, ny = sharp.shape
+    for m in prange(n_images):
+        side = -sharpening[m]
+        middle = np.float32(1.0) - np.float32(2.0) * side
+        images[m] = np.float32(0.0)
+        for u in range(n_columns):
+            for y in range(ny):
+                value = sharp[m, u, y]
+                images[m, u, y] += side * value
+                images[m, u + 1, y] += middle * value
+                images[m, u + 2, y] += side * value
