@@ -9,7 +9,7 @@ a frame wide enough for no shadow of a voxel to wrap round into what the detecto
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,7 @@ class FourierSlices:
     rotations : (n, 3, 3) float64, sample to lab.
     components : (c, r) float32 orthonormal combinations of the field's components.
     coefficients : (n, r) float32 what each projection takes of each.
+    point_spread_px : standard deviation of the images' blur [pixel].
     """
 
     volume_shape: tuple[int, int, int]
@@ -48,6 +49,13 @@ class FourierSlices:
     rotations: NDArray[np.float64]
     components: NDArray[np.float32]
     coefficients: NDArray[np.float32]
+    point_spread_px: float = 0.0
+
+    def subset(self, chosen: NDArray[Any]) -> FourierSlices:
+        """Slices of some of the projections, on the same frame."""
+        return replace(
+            self, rotations=self.rotations[chosen], coefficients=self.coefficients[chosen]
+        )
 
     def forward(self, field: NDArray[np.float32], stack: NDArray[np.float32]) -> None:
         """Overwrite `stack` (n, ny, nx) with the projections of `field` (c, z, y, x) float32."""
@@ -58,7 +66,7 @@ class FourierSlices:
             plan = self._plan(2, len(mixed), chosen)
             spectra = plan.execute(mixed).reshape(len(mixed), len(chosen), *self._half)
             summed = np.einsum("mr,rmvu->mvu", self.coefficients[chosen], spectra)
-            summed *= self._seen(chosen)
+            summed *= self._passed(chosen)
             images = scipy.fft.irfft2(summed, s=self.frame, workers=-1)
             images = scipy.fft.fftshift(images, axes=(1, 2))
             stack[chosen] = images[:, y0 : y0 + ny, x0 : x0 + nx]
@@ -78,7 +86,7 @@ class FourierSlices:
             images[:, y0 : y0 + ny, x0 : x0 + nx] = stack[chosen]
             images = scipy.fft.ifftshift(images, axes=(1, 2))
             spectra = scipy.fft.rfft2(images, workers=-1) * (double / np.prod(self.frame))
-            spectra *= self._seen(chosen)
+            spectra *= self._passed(chosen)
             parts = np.einsum("mr,mvu->rmvu", self.coefficients[chosen], spectra)
             plan = self._plan(1, rank, chosen)
             summed = plan.execute(np.ascontiguousarray(parts.reshape(rank, -1), np.complex64))
@@ -103,9 +111,14 @@ class FourierSlices:
         rows = self.rotations[chosen]
         return rows[:, 0].T[:, :, None, None] * kx + rows[:, 1].T[:, :, None, None] * ky
 
-    def _seen(self, chosen: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Frequencies inside the cube that the voxels sample; outside are only its copies."""
-        return np.abs(self._frequencies(chosen)).max(axis=0) <= np.pi * (1.0 + 1e-12)
+    def _passed(self, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+        """What passes of each frequency (k, v, u): the point spread, inside the cube that the
+        voxels sample; outside are only its copies."""
+        frequencies = self._frequencies(chosen)
+        inside = np.abs(frequencies).max(axis=0) <= np.pi * (1.0 + 1e-12)
+        square = np.sum(frequencies**2, axis=0)
+        passed = inside * np.exp(-0.5 * self.point_spread_px**2 * square)
+        return np.asarray(passed, dtype=np.float32)
 
     def _plan(self, kind: int, n_fields: int, chosen: NDArray[np.int64]) -> Any:
         finufft = _library()
@@ -138,6 +151,7 @@ def plan_slices(
     volume_shape: tuple[int, int, int],
     image_shape: tuple[int, int],
     support: NDArray[np.bool_] | None = None,
+    point_spread_px: float = 0.0,
 ) -> FourierSlices:
     """Plan the projections along `rotations` (n, 3, 3) with `weights` (n, c).
 
@@ -158,6 +172,7 @@ def plan_slices(
         rotations=rotations,
         components=np.ascontiguousarray(right[:rank].T, dtype=np.float32),
         coefficients=np.ascontiguousarray(left[:, :rank] * singular[:rank], dtype=np.float32),
+        point_spread_px=point_spread_px,
     )
 
 

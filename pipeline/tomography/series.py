@@ -165,7 +165,8 @@ class Series:
     components : (c, r) float32 orthonormal combinations of the field's components.
     coefficients : (k, r) float32 what each projection takes of each combination.
     cosines, sines : (k,) float64 of the rotation about the grid's turned y axis.
-    shares, sharpening : of `kernels.slices.footprint_shares` and `footprint_sharpening`.
+    shares : of `kernels.slices.footprint_shares`.
+    sharpening : (k,) float32 and float, what `kernels.slices.sharpen` does along columns and rows.
     about_z, about_x : the two turns that bring the axis onto y.
     image_shape : (ny, nx).
     """
@@ -176,7 +177,7 @@ class Series:
     cosines: NDArray[np.float64]
     sines: NDArray[np.float64]
     shares: NDArray[np.float32]
-    sharpening: NDArray[np.float32]
+    sharpening: tuple[NDArray[np.float32], float]
     about_z: PlaneTurn
     about_x: PlaneTurn
     image_shape: tuple[int, int]
@@ -195,7 +196,7 @@ class Series:
         images = np.zeros((k, self.image_shape[1] + 2, rows), np.float32)
         slices.project_slices(volume, *self._slice_arguments(), images)
         sharp = np.empty((k, self.image_shape[1], rows), np.float32)
-        slices.sharpen(images, self.sharpening, sharp)
+        slices.sharpen(images, *self.sharpening, sharp)
         stack[self.indices, self._rows] = _transposed(sharp[None])[0]
 
     def add_adjoint(self, stack: NDArray[np.float32], field: NDArray[np.float32]) -> None:
@@ -203,7 +204,7 @@ class Series:
         part = stack[self.indices, self._rows]
         sharp = _transposed(part[None])[0]
         images = np.empty((part.shape[0], part.shape[2] + 2, part.shape[1]), np.float32)
-        slices.sharpen_adjoint(sharp, self.sharpening, images)
+        slices.sharpen_adjoint(sharp, *self.sharpening, images)
         sizes = _size(self.about_x.after[0]), _size(self.about_z.after[1]), images.shape[2]
         volume = np.empty((self.coefficients.shape[1], *sizes), np.float32)
         slices.back_project_slices(images, *self._slice_arguments(), volume)
@@ -264,8 +265,11 @@ def plan_series(
     weights: NDArray[np.float64],
     volume_shape: tuple[int, int, int],
     image_shape: tuple[int, int],
+    point_spread_px: float = 0.0,
 ) -> Series:
     """Plan the projections of `group`, whose rows of the weights are `weights` (k, c).
+
+    The images are blurred by a point spread of standard deviation `point_spread_px`.
 
     The weights are factored by singular values: `W = (U S) V^T` of rank r, so that only r
     combinations of the components are turned: 1 for a scalar, 2 for circular, 3 for linear
@@ -281,6 +285,8 @@ def plan_series(
     about_x = plan_turn(beta, second=z, first=about_z.after[0], seen=rows)
     cosines, sines = np.cos(group.angles_rad), np.sin(group.angles_rad)
     reach = max(abs(edge) for edge in (*about_x.after[0], *about_z.after[1]))
+    own = slices.footprint_sharpening(cosines, sines, float(reach))
+    blur = point_spread_px**2 / 2.0
     return Series(
         indices=group.indices,
         components=np.ascontiguousarray(right[:rank].T, dtype=np.float32),
@@ -288,7 +294,7 @@ def plan_series(
         cosines=cosines,
         sines=sines,
         shares=slices.footprint_shares(cosines, sines),
-        sharpening=slices.footprint_sharpening(cosines, sines, float(reach)),
+        sharpening=((own - blur).astype(np.float32), -blur),
         about_z=about_z,
         about_x=about_x,
         image_shape=image_shape,

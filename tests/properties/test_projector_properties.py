@@ -29,6 +29,7 @@ class Case:
     weights: str
     scheme: Scheme
     supported: bool = False
+    point_spread_px: float = 0.0
 
 
 def _rotations() -> NDArray[np.float64]:
@@ -58,10 +59,17 @@ def _projector(case: Case) -> Projector:
         support = np.random.default_rng(2).random(case.volume_shape) < 0.3
     weights = _weights(case.weights, rotations)
     return Projector(
-        case.volume_shape, case.image_shape, rotations, weights, case.scheme, support=support
+        case.volume_shape,
+        case.image_shape,
+        rotations,
+        weights,
+        case.scheme,
+        support=support,
+        point_spread_px=case.point_spread_px,
     )
 
 
+SCHEMES: list[Scheme] = ["series", "general", "four-subvoxel", "fourier"]
 SHAPES = [
     ((12, 12, 12), (12, 12)),  # corners leave the detector
     ((9, 14, 11), (15, 10)),  # odd and even, image higher and narrower
@@ -71,11 +79,12 @@ SHAPES = [
 CASES = [
     Case(*shapes, weights, scheme)
     for shapes in SHAPES
-    for scheme in ("series", "general", "four-subvoxel")
+    for scheme in SCHEMES
     for weights in ("scalar", "difference")
 ]
 CASES += [Case(*SHAPES[1], w, "series") for w in ("circular", "linear", "any")]
-CASES += [Case(*SHAPES[1], "circular", s, True) for s in ("series", "general", "four-subvoxel")]
+CASES += [Case(*SHAPES[1], "circular", s, True) for s in SCHEMES]
+CASES += [Case(*SHAPES[1], "linear", s, True, 0.5) for s in SCHEMES]
 
 
 def _random(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
@@ -104,7 +113,7 @@ def test_linear_and_pure(case: Case) -> None:
     np.testing.assert_array_equal(a, kept)
 
 
-@pytest.mark.parametrize("scheme", ["series", "general", "four-subvoxel"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_shapes_and_dtype(scheme: Scheme) -> None:
     projector = _projector(Case(*SHAPES[1], "circular", scheme))
     stack = projector.forward(np.ones(projector.field_shape, np.float32))
@@ -114,7 +123,7 @@ def test_shapes_and_dtype(scheme: Scheme) -> None:
     assert stack.dtype == field.dtype == np.float32
 
 
-@pytest.mark.parametrize("scheme", ["series", "general", "four-subvoxel"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_pickles(scheme: Scheme) -> None:
     projector = _projector(Case(*SHAPES[0], "difference", scheme, True))
     again = pickle.loads(pickle.dumps(projector))
@@ -122,7 +131,7 @@ def test_pickles(scheme: Scheme) -> None:
     np.testing.assert_array_equal(again.forward(x), projector.forward(x))
 
 
-@pytest.mark.parametrize("scheme", ["series", "general", "four-subvoxel"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_subset_is_part_of_the_whole(scheme: Scheme) -> None:
     projector = _projector(Case(*SHAPES[1], "difference", scheme, True))
     x, y = _random(projector.field_shape, 8), _random(projector.stack_shape, 9)
@@ -138,7 +147,7 @@ def test_subset_is_part_of_the_whole(scheme: Scheme) -> None:
     np.testing.assert_allclose(total, full, atol=1e-5 * np.abs(full).max())  # rounding
 
 
-@pytest.mark.parametrize("scheme", ["series", "general", "four-subvoxel"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_same_bits_for_any_number_of_threads(scheme: Scheme) -> None:
     if numba.config.NUMBA_NUM_THREADS < 2:
         pytest.skip("one thread only: nothing to compare")

@@ -67,7 +67,7 @@ def footprint_shares(
 
 def footprint_sharpening(
     cosines: NDArray[np.float64], sines: NDArray[np.float64], reach: float
-) -> NDArray[np.float32]:
+) -> NDArray[np.float64]:
     """What undoes the blur of `footprint_shares`, to fourth order in the frequency.
 
     Parameters
@@ -77,13 +77,13 @@ def footprint_sharpening(
 
     Returns
     -------
-    (k,) float32 `s` of the filter `(-s, 1 + 2 s, -s)` along the columns: half the variance of the
+    (k,) float64 `s` of the filter `(-s, 1 + 2 s, -s)` along the columns: half the variance of the
     three boxes; zero where the turn moves no voxel off the grid and nothing is blurred.
     """
     long = np.maximum(np.abs(cosines), np.abs(sines))
     short = np.minimum(np.abs(cosines), np.abs(sines))
     variance = (1.0 + (2.0 - long - short) ** 2) / 12.0
-    return np.where(short * reach < _ON_GRID, 0.0, variance / 2.0).astype(np.float32)
+    return np.where(short * reach < _ON_GRID, 0.0, variance / 2.0)
 
 
 @njit(cache=True, error_model="numpy", inline="always")
@@ -205,36 +205,61 @@ def back_project_slices(
 
 @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
 def sharpen(
-    images: NDArray[np.float32], sharpening: NDArray[np.float32], sharp: NDArray[np.float32]
+    images: NDArray[np.float32], side: NDArray[np.float32], rows: float, sharp: NDArray[np.float32]
 ) -> None:
-    """Overwrite `sharp` (k, nu, ny) with `images` (k, nu + 2, ny), filtered along the columns.
+    """Filter images along their columns by `(-s, 1 + 2 s, -s)` and along their rows alike.
 
-    `sharpening` (k,) float32 of `footprint_sharpening`.
+    Parameters
+    ----------
+    images : (k, nu + 2, ny) float32.
+    side : (k,) float32 `s` along the columns for each image; negative where it blurs.
+    rows : float, `s` along the rows, outside of which images are zero.
+    sharp : (k, nu, ny) float32, overwritten.
     """
     n_images, n_columns, ny = sharp.shape
+    across = np.float32(rows)
     for m in prange(n_images):
-        side = -sharpening[m]
-        middle = np.float32(1.0) - np.float32(2.0) * side
+        line = np.empty(ny, np.float32)
+        s = side[m]
+        middle = np.float32(1.0) + np.float32(2.0) * s
         for u in range(n_columns):
             for y in range(ny):
-                sharp[m, u, y] = (
-                    side * (images[m, u, y] + images[m, u + 2, y]) + middle * images[m, u + 1, y]
-                )
+                line[y] = middle * images[m, u + 1, y] - s * (images[m, u, y] + images[m, u + 2, y])
+            _along_line(line, across, sharp[m, u])
 
 
 @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
 def sharpen_adjoint(
-    sharp: NDArray[np.float32], sharpening: NDArray[np.float32], images: NDArray[np.float32]
+    sharp: NDArray[np.float32], side: NDArray[np.float32], rows: float, images: NDArray[np.float32]
 ) -> None:
-    """Adjoint of `sharpen`: overwrite `images`."""
+    """Adjoint of `sharpen`: overwrite `images`. Arguments as there."""
     n_images, n_columns, ny = sharp.shape
+    across = np.float32(rows)
     for m in prange(n_images):
-        side = -sharpening[m]
-        middle = np.float32(1.0) - np.float32(2.0) * side
+        line = np.empty(ny, np.float32)
+        s = side[m]
+        middle = np.float32(1.0) + np.float32(2.0) * s
         images[m] = np.float32(0.0)
         for u in range(n_columns):
+            # The filter along the rows is symmetric, hence its own adjoint.
+            _along_line(sharp[m, u], across, line)
             for y in range(ny):
-                value = sharp[m, u, y]
-                images[m, u, y] += side * value
-                images[m, u + 1, y] += middle * value
-                images[m, u + 2, y] += side * value
+                images[m, u, y] -= s * line[y]
+                images[m, u + 1, y] += middle * line[y]
+                images[m, u + 2, y] -= s * line[y]
+
+
+@njit(cache=True, fastmath={"contract"}, error_model="numpy")
+def _along_line(line: NDArray[np.float32], s: np.float32, target: NDArray[np.float32]) -> None:
+    """Overwrite `target` (n,) with `line` filtered by `(-s, 1 + 2 s, -s)`, zero outside."""
+    n = len(line)
+    if s == np.float32(0.0) or n == 1:
+        middle = np.float32(1.0) + np.float32(2.0) * s
+        for y in range(n):
+            target[y] = middle * line[y]
+        return
+    middle = np.float32(1.0) + np.float32(2.0) * s
+    target[0] = middle * line[0] - s * line[1]
+    target[n - 1] = middle * line[n - 1] - s * line[n - 2]
+    for y in range(1, n - 1):
+        target[y] = middle * line[y] - s * (line[y - 1] + line[y + 1])
