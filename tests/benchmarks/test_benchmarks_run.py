@@ -44,3 +44,15 @@ def test_alignment_prints_a_table(alignment, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     assert all("floor" in line and "goal" in line for line in lines)
+
+
+def test_engine_meets_what_does_not_depend_on_the_machine(capsys):
+    rows = script("engine").main(["--json"])
+    printed = json.loads(capsys.readouterr().out)
+    assert [row["measure"] for row in printed] == [row.measure for row in rows]
+    fixed = [row for row in rows if "error" in row.measure or "adjointness" in row.measure]
+    assert len(fixed) == 4
+    for row in fixed:
+        assert row.value <= row.floor, str(row)
+    # Times are not tested, but for three orders of magnitude.
+    assert all(0.0 < row.value < 1e3 for row in rows)

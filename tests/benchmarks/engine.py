@@ -1,0 +1,364 @@
+"""Benchmark of the projectors against their peers, all in the same run.
+
+    python tests/benchmarks/engine.py [--size tiny|demo|paper] [--json]
+
+Times are medians of alternating repetitions, quoted as ratios to a peer: `finufft` on packed slices
+and in three dimensions (Barnett et al., doi 10.1137/18M120885X), `magtomo` (the XLDOT authors'
+Python code), `scikit-image`. Errors are relative to closed-form projections of Gaussian blobs.
+Speed needs a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import finufft
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from pipeline.tomography.contrast import linear_difference_weights, linear_weights, scalar_weights
+from pipeline.tomography.geometry import series_rotations
+from pipeline.tomography.projector import Projector
+from pipeline.tomography.solvers import LocalLeastSquares
+
+Run = Callable[[], object]
+
+SIGMAS = (3.0, 6.0)
+"""Width of the blobs [voxel]: between the resolution of a good measurement and a small grain."""
+
+EPS = 1e-5
+"""Tolerance that the peers are run at: their error stays below 1e-4."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large each row is.
+
+    Attributes
+    ----------
+    n, angles : edge of the volume [voxel] and number of projections of one series.
+    peer_n, peer_angles : the same where the peer bears no more.
+    repeats : of each timing.
+    """
+
+    n: int
+    angles: int
+    peer_n: int
+    peer_angles: int
+    repeats: int
+
+
+SIZES = {
+    "tiny": Size(24, 18, 8, 4, 3),
+    "demo": Size(128, 180, 32, 24, 7),
+    "paper": Size(256, 280, 48, 48, 5),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; a value at or below `floor` is good enough."""
+
+    measure: str
+    value: float
+    floor: float
+    goal: float
+    unit: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        """As a line of the table."""
+        return (
+            f"{self.measure:<58} {self.value:<10.3g} {self.unit:<6} "
+            f"floor {self.floor:<8.3g} goal {self.goal:<8.3g} {self.detail}"
+        )
+
+
+def medians(runs: dict[str, Run], repeats: int) -> dict[str, float]:
+    """Median seconds of each, in turns, after one round that compiles and plans."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run()
+    for _ in range(repeats):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: float(np.median(values)) for name, values in seconds.items()}
+
+
+def blobs(n: int, rotations: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Field (z, y, x) float32 of blobs inside the frame, and its projections (k, y, x) float64."""
+    rng = np.random.default_rng(7)
+    axis = np.arange(n) - n // 2
+    z, y, x = np.meshgrid(axis, axis, axis, indexing="ij", sparse=True)
+    v, u = np.meshgrid(axis, axis, indexing="ij")
+    field, stack = np.zeros((n, n, n)), np.zeros((len(rotations), n, n))
+    for _ in range(8):
+        sigma = rng.uniform(*SIGMAS) * min(1.0, n / 64)
+        centre, height = rng.uniform(-0.2 * n, 0.2 * n, 3), rng.uniform(0.5, 1.5)
+        cx, cy, cz = centre
+        field += height * np.exp(-((x - cx) ** 2 + (y - cy) ** 2 + (z - cz) ** 2) / 2 / sigma**2)
+        for image, rotation in zip(stack, rotations, strict=True):
+            a, b, _ = rotation @ centre
+            shadow = np.exp(-((u - a) ** 2 + (v - b) ** 2) / 2 / sigma**2)
+            image[...] += height * np.sqrt(2 * np.pi) * sigma * shadow
+    return field.astype(np.float32), stack
+
+
+def error(found: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Norm of the difference relative to the norm."""
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+class PackedSlices:
+    """`finufft` in two dimensions: slices along the axis, two real ones in a complex one."""
+
+    def __init__(self, n: int, angles_rad: NDArray[np.float64]) -> None:
+        k = 2 * np.pi * np.fft.fftfreq(n)
+        self.shape = (n // 2, len(angles_rad), n)
+        kx = (np.cos(angles_rad)[:, None] * k).astype(np.float32).ravel()
+        kz = (np.sin(angles_rad)[:, None] * k).astype(np.float32).ravel()
+        options = {"n_trans": n // 2, "eps": EPS, "dtype": "complex64"}
+        self._forward = finufft.Plan(2, (n, n), isign=-1, **options)
+        self._back = finufft.Plan(1, (n, n), isign=1, **options)
+        self._forward.setpts(kz, kx)
+        self._back.setpts(kz, kx)
+
+    def forward(self, field: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Projections (k, n, n) of `field` (z, y, x)."""
+        half = field.shape[1] // 2
+        packed = np.empty((half, field.shape[0], field.shape[2]), np.complex64)
+        packed.real = field[:, :half].transpose(1, 0, 2)
+        packed.imag = field[:, half:].transpose(1, 0, 2)
+        values = scipy.fft.ifft(self._forward.execute(packed).reshape(self.shape), workers=-1)
+        lines = np.fft.fftshift(values, axes=2)
+        return np.concatenate([lines.real, lines.imag]).transpose(1, 0, 2)
+
+    def back(self, stack: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Back projection (z, y, x) of `stack` (k, n, n)."""
+        half = stack.shape[1] // 2
+        packed = np.empty(self.shape, np.complex64)
+        packed.real = stack[:, :half].transpose(1, 0, 2)
+        packed.imag = stack[:, half:].transpose(1, 0, 2)
+        values = scipy.fft.fft(np.fft.ifftshift(packed, axes=2), workers=-1)
+        slices = self._back.execute(values.reshape(self.shape[0], -1))
+        return np.concatenate([slices.real, slices.imag]).transpose(1, 0, 2)
+
+
+class Slices3D:
+    """`finufft` in three dimensions, every frequency of every image."""
+
+    def __init__(self, n: int, rotations: NDArray[np.float64]) -> None:
+        k = 2 * np.pi * np.fft.fftfreq(n)
+        points = rotations[:, 0, :, None, None] * k + rotations[:, 1, :, None, None] * k[:, None]
+        self.shape = (len(rotations), n, n)
+        self.seen = (np.abs(points).max(axis=1) <= np.pi).astype(np.float32)
+        x, y, z = points.transpose(1, 0, 2, 3).reshape(3, -1).astype(np.float32)
+        self._forward = finufft.Plan(2, (n, n, n), eps=EPS, isign=-1, dtype="complex64")
+        self._back = finufft.Plan(1, (n, n, n), eps=EPS, isign=1, dtype="complex64")
+        self._forward.setpts(z, y, x)
+        self._back.setpts(z, y, x)
+
+    def forward(self, field: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Projections (k, n, n) of `field` (z, y, x)."""
+        spectra = self._forward.execute(field.astype(np.complex64)).reshape(self.shape)
+        images = scipy.fft.ifft2(spectra * self.seen, workers=-1).real
+        return np.fft.fftshift(images, axes=(1, 2))
+
+    def back(self, stack: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Back projection (z, y, x) of `stack` (k, n, n)."""
+        spectra = scipy.fft.fft2(np.fft.ifftshift(stack, axes=(1, 2)), workers=-1) * self.seen
+        return self._back.execute(spectra.astype(np.complex64).ravel()).real
+
+
+def single_axis(size: Size) -> list[Row]:
+    """One component about one axis, against packed slices and scikit-image."""
+    angles = np.linspace(0.0, 180.0, size.angles, endpoint=False)
+    rotations = series_rotations(angles)
+    field, exact = blobs(size.n, rotations)
+    ours = Projector(field.shape, exact.shape[1:], rotations, scalar_weights(len(rotations)))
+    theirs = PackedSlices(size.n, np.deg2rad(angles))
+    stack = exact.astype(np.float32)
+    spent = medians(
+        {
+            "ours": lambda: (ours.forward(field[None]), ours.adjoint(stack)),
+            "finufft": lambda: (theirs.forward(field), theirs.back(stack)),
+        },
+        size.repeats,
+    )
+    other = medians({"skimage": lambda: _skimage_slice(field, angles)}, 1)["skimage"] * size.n
+    found, peer = ours.forward(field[None]), theirs.forward(field)
+    seconds = (
+        f"{spent['ours']:.3f} s; finufft 2D {spent['finufft']:.3f} s, scikit-image {other:.1f} s"
+    )
+    return [
+        Row("single axis, forward + back: ratio to finufft 2D", spent["ours"] / spent["finufft"],
+            1.2, 0.5, "", seconds),
+        Row("single axis: error on smooth blobs", error(found, exact), 4e-3, 4e-3, "",
+            f"finufft 2D {error(peer, exact):.1e}"),
+    ]  # fmt: skip
+
+
+def _skimage_slice(field: NDArray[np.float32], angles: NDArray[np.float64]) -> None:
+    from skimage.transform import iradon, radon
+
+    middle = field[:, field.shape[1] // 2]
+    sinogram = radon(middle, angles, circle=False, preserve_range=True)
+    iradon(sinogram, angles, circle=False, filter_name=None)
+
+
+def tilted_axis(size: Size) -> list[Row]:
+    """One component about an axis that is tilted by 30 degrees, both paths, against finufft 3D."""
+    rotations = series_rotations(np.linspace(0.0, 180.0, size.angles, endpoint=False), 30.0)
+    field, exact = blobs(size.n, rotations)
+    stack, weights = exact.astype(np.float32), scalar_weights(len(rotations))
+    shape = exact.shape[1:]
+    inside = np.abs(field) > 1e-6 * field.max()
+    series = Projector(field.shape, shape, rotations, weights)
+    fourier = Projector(field.shape, shape, rotations, weights, "fourier", support=inside)
+    theirs = Slices3D(size.n, rotations)
+    spent = medians(
+        {
+            "series": lambda: (series.forward(field[None]), series.adjoint(stack)),
+            "fourier": lambda: (fourier.forward(field[None]), fourier.adjoint(stack)),
+            "finufft": lambda: (theirs.forward(field), theirs.back(stack)),
+        },
+        size.repeats,
+    )
+    peer = error(theirs.forward(field), exact)
+    limits = {"series": (1.0, 0.3, 6e-3), "fourier": (1.2, 0.6, 1e-4)}
+    rows = []
+    for name, projector in (("series", series), ("fourier", fourier)):
+        floor, goal, worst = limits[name]
+        found = error(projector.forward(field[None]), exact)
+        seconds = f"{spent[name]:.3f} s; finufft 3D {spent['finufft']:.3f} s"
+        rows += [
+            Row(f"tilted axis, {name}: ratio to finufft 3D", spent[name] / spent["finufft"],
+                floor, goal, "", seconds),
+            Row(f"tilted axis, {name}: error on smooth blobs", found, worst, worst, "",
+                f"finufft 3D {peer:.1e}"),
+        ]  # fmt: skip
+    return rows
+
+
+def dichroism(size: Size) -> list[Row]:
+    """What one gradient needs of the tensor, against one scalar forward and back projection."""
+    rotations = series_rotations(np.linspace(0.0, 180.0, size.angles, endpoint=False), 30.0)
+    rng = np.random.default_rng(3)
+    shape = (size.n, size.n, size.n)
+    weights = linear_difference_weights(rotations)
+    tensor = Projector(shape, shape[1:], rotations, weights)
+    scalar = Projector(shape, shape[1:], rotations, scalar_weights(len(rotations)))
+    stack = rng.standard_normal(tensor.stack_shape).astype(np.float32)
+    field = rng.standard_normal(tensor.field_shape).astype(np.float32)
+    problem = LocalLeastSquares(tensor, stack)
+    spent = medians(
+        {
+            "tensor": lambda: problem.residual_gradient(field),
+            "scalar": lambda: (scalar.forward(field[:1]), scalar.adjoint(stack)),
+        },
+        size.repeats,
+    )
+    detail = f"{spent['tensor']:.3f} s; scalar {spent['scalar']:.3f} s"
+    return [
+        Row("gradient of linear dichroism: ratio to scalar forward + back",
+            spent["tensor"] / spent["scalar"], 5.0, 3.0, "", detail),
+    ]  # fmt: skip
+
+
+def against_magtomo(size: Size) -> list[Row]:
+    """One gradient of linear dichroism, tensor and its projections, against magtomo's."""
+    from magtomo.Experiment import Experiment
+    from magtomo.Reconstruction import tensor_gradient
+
+    n = size.peer_n
+    rotations = series_rotations(np.linspace(0.0, 180.0, size.peer_angles, endpoint=False), 30.0)
+    rng = np.random.default_rng(5)
+    theirs = rng.standard_normal((3, 3, n, n, n))
+    theirs = theirs + theirs.swapaxes(0, 1)
+    data = rng.standard_normal((len(rotations), n, n))
+    projector = Projector((n, n, n), (n, n), rotations, linear_weights(rotations, 0.0))
+    problem = LocalLeastSquares(projector, data.astype(np.float32))
+    field = np.stack([theirs[i, j] for i, j in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))])
+    field = field.astype(np.float32)
+
+    def magtomo_gradient() -> object:
+        experiment = Experiment(theirs, rotations, np.zeros(len(rotations)))
+        experiment.calculate_sinogram()
+        residual = data - experiment._sinogram
+        return sum(
+            tensor_gradient(theirs, r, d, 0.0, 1) for r, d in zip(rotations, residual, strict=True)
+        )
+
+    ours = medians({"ours": lambda: problem.residual_gradient(field)}, size.repeats)["ours"]
+    started = time.perf_counter()
+    magtomo_gradient()
+    peer = time.perf_counter() - started
+    detail = f"{ours:.4f} s; magtomo {peer:.1f} s, {n}^3 voxels, {len(rotations)} projections"
+    return [
+        Row("gradient of linear dichroism: ratio to magtomo", ours / peer, 1 / 1000, 1 / 3000, "",
+            detail),
+    ]  # fmt: skip
+
+
+def adjointness(_: Size) -> list[Row]:
+    """`⟨A x, y⟩ = ⟨x, Aᵀ y⟩` on white noise that the frames cut, every path."""
+    angles = np.arange(0.0, 180.0, 17.0)
+    rotations = np.concatenate([series_rotations(angles, 30.0, pre) for pre in (0.0, 90.0, 33.0)])
+    rng = np.random.default_rng(9)
+    support = rng.random((30, 34, 28)) < 0.7
+    worst: dict[str, float] = {}
+    for scheme in ("series", "general", "four-subvoxel", "fourier"):
+        projector = Projector(
+            support.shape, (27, 30), rotations, linear_difference_weights(rotations), scheme,
+            support=support, point_spread_px=0.4,
+        )  # fmt: skip
+        x = rng.standard_normal(projector.field_shape).astype(np.float32)
+        y = rng.standard_normal(projector.stack_shape).astype(np.float32)
+        y *= rng.random(y.shape) < 0.9
+        forward, back = projector.forward(x), projector.adjoint(y)
+        left = np.vdot(forward.astype(np.float64), y)
+        right = np.vdot(x.astype(np.float64), back)
+        norms = np.linalg.norm(forward) * np.linalg.norm(y)
+        worst[scheme] = float(abs(left - right) / norms)
+    detail = ", ".join(f"{name} {value:.0e}" for name, value in worst.items())
+    return [Row("adjointness, worst path", max(worst.values()), 2e-6, 5e-7, "", detail)]
+
+
+ROWS: dict[str, Callable[[Size], list[Row]]] = {
+    "adjointness": adjointness,
+    "single": single_axis,
+    "tilted": tilted_axis,
+    "dichroism": dichroism,
+    "magtomo": against_magtomo,
+}
+
+
+def main(arguments: list[str] | None = None) -> list[Row]:
+    """Measure, print the table or JSON, and return the rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", choices=SIZES, default="tiny")
+    parser.add_argument("--rows", nargs="*", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--json", action="store_true")
+    chosen = parser.parse_args(arguments)
+    rows: list[Row] = []
+    for name in chosen.rows:
+        made = ROWS[name](SIZES[chosen.size])
+        rows += made
+        if not chosen.json:
+            print(*made, sep="\n", flush=True)
+    if chosen.json:
+        print(json.dumps([asdict(row) for row in rows], indent=1))
+    return rows
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
