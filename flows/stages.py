@@ -338,6 +338,7 @@ def assemble(
     shape: tuple[int, int],
     kind: PairKind | None,
     degree: float,
+    point_spread_px: float = 0.0,
 ) -> None:
     """Frames of a mounting in the sample's frame, interpolated once; partners subtracted.
 
@@ -353,6 +354,7 @@ def assemble(
     base : (3, 3) rotation from the sample to the reference mounting's turning frame.
     shape : (ny, nx) of all frames.
     kind, degree : of the partners' polarisation; `kind` is None for a scalar series.
+    point_spread_px : standard deviation of the projections' blur, for reconstruction to undo.
     """
     rotation, shift = np.eye(3), None
     if motion is not None:
@@ -374,7 +376,7 @@ def assemble(
                     scales=found["scales"],
                 )
             )
-    _write_group(out, placed, kind, degree)
+    _write_group(out, placed, kind, degree, point_spread_px)
 
 
 def enter_aligned(
@@ -385,6 +387,7 @@ def enter_aligned(
     shape: tuple[int, int],
     kind: PairKind | None,
     degree: float,
+    point_spread_px: float = 0.0,
 ) -> None:
     """Series that come aligned, with their own rotations: subtracted where they are partners.
 
@@ -403,18 +406,25 @@ def enter_aligned(
                 0.0,
             )
         )
-    _write_group(out, stacks, kind, degree)
+    _write_group(out, stacks, kind, degree, point_spread_px)
 
 
 def _write_group(
-    out: Path, stacks: Sequence[AlignedStack], kind: PairKind | None, degree: float
+    out: Path,
+    stacks: Sequence[AlignedStack],
+    kind: PairKind | None,
+    degree: float,
+    point_spread_px: float,
 ) -> None:
+    def save(name: str, stack: DifferencedStack) -> None:
+        save_differenced(out / name, replace(stack, point_spread_px=point_spread_px))
+
     first = stacks[0]
     if kind is None:
-        save_differenced(out / "scalar.h5", scalar_channel(first))
+        save("scalar.h5", scalar_channel(first))
     else:
-        save_differenced(out / "differenced.h5", difference(first, stacks[1], degree, kind))
-        save_differenced(out / "scalar.h5", scalar_channel(mean(first, stacks[1])))
+        save("differenced.h5", difference(first, stacks[1], degree, kind))
+        save("scalar.h5", scalar_channel(mean(first, stacks[1])))
     picked = preview_indices(len(first.data))
     arrays = {f"aligned_{index}": stack.data[picked] for index, stack in enumerate(stacks)}
     np.savez(out / "preview.npz", **arrays)  # type: ignore[arg-type]
@@ -425,6 +435,7 @@ def enter_differenced(
     series: Series,
     folder: Path,
     files: Sequence[Path],  # noqa: ARG001 - part of the step's key
+    point_spread_px: float = 0.0,
 ) -> None:
     """A series that comes differenced. Writes `differenced.h5`."""
     assert series.contrast is not None  # the schema sees to it
@@ -433,5 +444,13 @@ def enter_differenced(
     rotations = nominal_rotations(series, folder)
     weights = contrast_weights(series.contrast, rotations, series.polarisation.degree)
     pixel = info.pixel_size_m or UNKNOWN_PIXEL_SIZE_M
-    stack = DifferencedStack(data, rotations, weights, series.contrast, pixel, 0.0)
+    stack = DifferencedStack(
+        data,
+        rotations,
+        weights,
+        series.contrast,
+        pixel,
+        0.0,
+        point_spread_px=point_spread_px,
+    )
     save_differenced(out / "differenced.h5", stack)

@@ -83,6 +83,7 @@ def assemble(
         "shape": shape,
         "kind": group.kind,
         "degree": group.degree,
+        "point_spread_px": run.recipe.projection.point_spread_px,
     }
     log = get_run_logger().info
     return run.step(f"assemble-{group.name}{suffix}", stages.assemble, arguments, log=log)
@@ -123,6 +124,7 @@ def enter_aligned(run: Run, group: Group, shape: tuple[int, int]) -> StepResult:
         "shape": shape,
         "kind": group.kind,
         "degree": group.degree,
+        "point_spread_px": run.recipe.projection.point_spread_px,
     }
     log = get_run_logger().info
     return run.step(f"assemble-{group.name}", stages.enter_aligned, arguments, log=log)
@@ -131,7 +133,11 @@ def enter_aligned(run: Run, group: Group, shape: tuple[int, int]) -> StepResult:
 @task(name="enter differenced", task_run_name="enter {series.name}", **OPTIONS)
 def enter_differenced(run: Run, series: Series) -> StepResult:
     """A series that comes differenced."""
-    arguments = {"series": series, **run.series_inputs(series)}
+    arguments = {
+        "series": series,
+        **run.series_inputs(series),
+        "point_spread_px": run.recipe.projection.point_spread_px,
+    }
     log = get_run_logger().info
     return run.step(f"assemble-{series.name}", stages.enter_differenced, arguments, log=log)
 

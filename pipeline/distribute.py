@@ -208,6 +208,7 @@ class InProcessLeastSquares(ShardedLeastSquares):
                 volume_shape,
                 None if self.pixel_weights is None else _rows(self.pixel_weights, i),
                 scheme,
+                stack.point_spread_px,
             )
             for i in self.shards
         ]
@@ -226,8 +227,16 @@ def _shard_problem(
     volume_shape: tuple[int, int, int],
     pixel_weights: PixelWeights | None,
     scheme: Scheme,
+    point_spread_px: float,
 ) -> LocalLeastSquares:
-    projector = Projector(volume_shape, data.shape[1:], rotations, weights, scheme)
+    projector = Projector(
+        volume_shape,
+        data.shape[1:],
+        rotations,
+        weights,
+        scheme,
+        point_spread_px=point_spread_px,
+    )
     return LocalLeastSquares(projector, data, pixel_weights)
 
 
@@ -269,6 +278,7 @@ def partial_product(
                     volume_shape,
                     weights,
                     scheme,
+                    float(shard["point_spread_px"]),
                 )
         _cache[key] = problem
         while len(_cache) > CACHED_SHARDS:
@@ -462,6 +472,7 @@ def _write_shard(
         "data": stack.data[indices],
         "rotations": stack.rotations[indices],
         "weights": stack.weights[indices],
+        "point_spread_px": np.array(stack.point_spread_px),
     }
     if pixel_weights is not None:
         arrays["pixel_weights"] = _rows(pixel_weights, indices)

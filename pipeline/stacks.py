@@ -71,6 +71,8 @@ class DifferencedStack:
     pixel_size_m : float [m].
     noise : float rms in air per pixel; 0 when unknown.
     valid : (n_proj, ny, nx) bool, as in `AlignedStack`: pixels that a reconstruction has to fit.
+    point_spread_px : standard deviation of the projections' blur [pixel], which a reconstruction
+        undoes.
     """
 
     data: NDArray[np.float32]
@@ -80,6 +82,7 @@ class DifferencedStack:
     pixel_size_m: float
     noise: float
     valid: NDArray[np.bool_] | None = None
+    point_spread_px: float = 0.0
 
     def subset(self, indices: NDArray[np.integer] | slice) -> DifferencedStack:
         """Stack of some of the projections.

@@ -100,6 +100,15 @@ class RegisterSettings(StrictModel):
     """Most Gauss-Newton steps of the rigid registration."""
 
 
+class ProjectionSettings(StrictModel):
+    """How the sample becomes the projections that a reconstruction fits."""
+
+    point_spread_px: float = Field(default=0.4, ge=0.0, le=0.7)
+    """Standard deviation of the blur of the projections [pixel], which reconstruction undoes: data
+    cannot tell it from a blurred sample. No image is sharper than its pixels, and 0.4 is what
+    linear interpolation, the projector of the published codes, undoes unasked."""
+
+
 class SupportSettings(StrictModel):
     """Where the sample is."""
 
@@ -225,6 +234,7 @@ class Recipe(StrictModel):
     phase: PhaseSettings = PhaseSettings()
     align: AlignSettings = AlignSettings()
     register_tilts: RegisterSettings = RegisterSettings()
+    projection: ProjectionSettings = ProjectionSettings()
     support: SupportSettings = SupportSettings()
     scalar: ScalarSettings = ScalarSettings()
     vector: VectorSettings = VectorSettings()

@@ -252,6 +252,7 @@ def concatenate(stacks: Sequence[DifferencedStack]) -> DifferencedStack:
         first.pixel_size_m,
         float(np.sqrt(variance)),
         _joined_valid(stacks),
+        first.point_spread_px,
     )
 
 

@@ -109,6 +109,7 @@ def align_pairs(
         differences.weights,
         fastest_scheme(differences.rotations),
         support=support,
+        point_spread_px=differences.point_spread_px,
     )
     density = np.where(support, density, np.float32(0.0))
     problem = SlopesLeftOut(projector, density, differences, means.data)

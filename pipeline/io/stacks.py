@@ -84,6 +84,7 @@ def save_differenced(path: Path, stack: DifferencedStack) -> None:
         _write(file, "differenced", stack.data, geometry, stack.valid)
         _write_attributes(file, stack.pixel_size_m, stack.noise, None)
         file.attrs["contrast"] = stack.contrast
+        file.attrs["point_spread_px"] = stack.point_spread_px
 
 
 def load_differenced(path: Path, frames: slice | None = None) -> DifferencedStack:
@@ -112,6 +113,7 @@ def load_differenced(path: Path, frames: slice | None = None) -> DifferencedStac
             pixel_size_m=float(file.attrs["pixel_size_m"]),
             noise=float(file.attrs["noise"]),
             valid=_valid(file, path, selection),
+            point_spread_px=float(file.attrs["point_spread_px"]),
         )
 
 

@@ -62,6 +62,7 @@ def twin_of_orientation(
         stack.weights,
         fastest_scheme(stack.rotations),
         support=magnitude > 0,
+        point_spread_px=stack.point_spread_px,
     )
     fitted = projector.forward(np.ascontiguousarray(tensor, dtype=np.float32))
     signs = rng.choice(np.array([-1.0, 1.0], np.float32), size=len(stack.data))

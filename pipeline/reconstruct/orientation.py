@@ -110,7 +110,13 @@ def reconstruct_orientation(
     check_inputs(stack, support, "linear", "an orientation")
     scheme = fastest_scheme(stack.rotations)
     projector = Projector(
-        support.shape, stack.data.shape[1:], stack.rotations, stack.weights, scheme, support=support
+        support.shape,
+        stack.data.shape[1:],
+        stack.rotations,
+        stack.weights,
+        scheme,
+        support=support,
+        point_spread_px=stack.point_spread_px,
     )
     if problem is None:
         problem = LocalLeastSquares(projector, stack.data, stack.valid)

@@ -97,7 +97,14 @@ def reconstruct_scalar(
         return _back_project(stack, shape, settings, progress)
     if problem is None:
         scheme = fastest_scheme(stack.rotations)
-        projector = Projector(shape, (ny, nx), stack.rotations, stack.weights, scheme)
+        projector = Projector(
+            shape,
+            (ny, nx),
+            stack.rotations,
+            stack.weights,
+            scheme,
+            point_spread_px=stack.point_spread_px,
+        )
         problem = LocalLeastSquares(projector, stack.data, stack.valid)
     if support is not None and (1, *support.shape) != tuple(problem.field_shape):
         raise GeometryError(

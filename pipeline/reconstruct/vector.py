@@ -106,6 +106,7 @@ def reconstruct_vector(
         stack.weights,
         projector_scheme(settings) or fastest_scheme(stack.rotations),
         support=support,
+        point_spread_px=stack.point_spread_px,
     )
     if problem is None:
         problem = LocalLeastSquares(projector, stack.data, stack.valid)

@@ -16,7 +16,7 @@ from pipeline.reconstruct.vector import reconstruct_vector
 from pipeline.stacks import DifferencedStack
 from pipeline.tomography.contrast import circular_weights
 from pipeline.tomography.geometry import euler_rotations
-from schemas.recipe import VectorSettings
+from schemas.recipe import ProjectionSettings, VectorSettings
 
 DATA = Path(__file__).parents[2] / "../shared/data/resire-v-metalattice"
 
@@ -42,6 +42,7 @@ def published():
         contrast="circular",
         pixel_size_m=1e-9,
         noise=0.0,
+        point_spread_px=ProjectionSettings().point_spread_px,
     )
     return stack, support, truth
 
