@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.preprocess.air import AirFit, fit_air
 from pipeline.preprocess.crop import Crop
-from pipeline.preprocess.phase import AirFit, PhaseFrame, extract_phase, fit_air
+from pipeline.preprocess.phase import PhaseFrame, extract_phase
 from pipeline.preprocess.quality import QUALITY, measure_frame
 from pipeline.preprocess.resample import SAME_SCALE, fourier_resample
 from pipeline.preprocess.series import prepare_frames, target_pixel

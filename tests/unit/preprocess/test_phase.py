@@ -7,7 +7,8 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from pipeline.errors import InputError
-from pipeline.preprocess.phase import extract_phase, fit_air
+from pipeline.preprocess.air import fit_air
+from pipeline.preprocess.phase import extract_phase
 from pipeline.preprocess.prepare import air_note, prepare_series
 from schemas.recipe import PhaseSettings, ResampleSettings
 
