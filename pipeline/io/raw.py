@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from pipeline.errors import InputError
 from pipeline.io import reader_for, resire_v
+from pipeline.io.air import load_air
 from pipeline.io.beamtime import all_angles, kept_indices, series_files
 from pipeline.io.protocol import FileInfo
 from pipeline.io.xldot_public import XldotPublicReader
@@ -65,7 +66,7 @@ def inspect_series(series: Series, folder: Path) -> SeriesInfo:
     Raises
     ------
     InputError : unreadable files, different or zero frame shapes, values of the wrong kind, pixel
-        sizes or energies that contradict each other, angles that do not match the frames.
+        sizes or energies that contradict each other, angles or air that do not match the frames.
     """
     reader = reader_for(series.format)
     files = series_files(series, folder)
@@ -79,6 +80,7 @@ def inspect_series(series: Series, folder: Path) -> SeriesInfo:
         counts.append(info.n_frames)
         in_files.append(info.angles_deg)
     assert first is not None  # a series has at least one file
+    load_air(series, folder, first.shape)
     _check_angles(series, folder, sum(counts))
     _check_angles_agree(series, folder, files, in_files)
     return SeriesInfo(
