@@ -197,8 +197,8 @@ def air_note(diagnostics: Mapping[str, NDArray[np.float64]]) -> str:
     if odd.mean() < MANY:
         return ""
     return (
-        f"What was taken for air may be none in {np.count_nonzero(odd)} of {odd.size} projections: it "
-        f"is uneven in {np.count_nonzero(uneven)}, and there is phase above and below it in "
+        f"What was taken for air may be none in {np.count_nonzero(odd)} of {odd.size} projections: "
+        f"it is uneven in {np.count_nonzero(uneven)}, and there is phase above and below it in "
         f"{np.count_nonzero(amid)}. Say where it is with `air` of the series, or phase.air: none "
         "if there is none."
     )
