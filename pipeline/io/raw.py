@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from pipeline.errors import InputError
 from pipeline.io import reader_for, resire_v
+from pipeline.io.air import load_air
 from pipeline.io.beamtime import all_angles, kept_indices, series_files
 from pipeline.io.protocol import FileInfo
 from pipeline.io.xldot_public import XldotPublicReader
@@ -32,6 +33,9 @@ _SAME_ENERGY = 1e-4
 
 _SAME_ANGLE_DEG = 0.05
 """For angles: a table holds what was asked for, a file often what the encoder said."""
+
+_NOMINAL_TILT_DEG = 5.0
+"""A stage's nominal tilt is off by some degrees."""
 
 _SANE = (1e-38, 1e20)
 """Bytes in the wrong order make many numbers outside; hardly any transmission, phase or count is.
@@ -65,7 +69,7 @@ def inspect_series(series: Series, folder: Path) -> SeriesInfo:
     Raises
     ------
     InputError : unreadable files, different or zero frame shapes, values of the wrong kind, pixel
-        sizes or energies that contradict each other, angles that do not match the frames.
+        sizes or energies that contradict each other, angles or air that do not match the frames.
     """
     reader = reader_for(series.format)
     files = series_files(series, folder)
@@ -79,6 +83,8 @@ def inspect_series(series: Series, folder: Path) -> SeriesInfo:
         counts.append(info.n_frames)
         in_files.append(info.angles_deg)
     assert first is not None  # a series has at least one file
+    load_air(series, folder, first.shape)
+    _check_tilt(series, folder)
     _check_angles(series, folder, sum(counts))
     _check_angles_agree(series, folder, files, in_files)
     return SeriesInfo(
@@ -154,6 +160,27 @@ def _check_angles(series: Series, folder: Path, n_frames: int) -> None:
     if found != n_frames:
         message = f"expected {n_frames} angles, one for each projection, found {found}"
         raise InputError(message, field=f"series '{series.name}': {source}")
+
+
+def _check_tilt(series: Series, folder: Path) -> None:
+    """A tilt that is stated must be that of rotations which the data bring."""
+    stated = series.tilt.tilt_deg
+    if stated == 0.0:
+        return
+    field = f"series '{series.name}': tilt.tilt_deg"
+    remedy = "leave it at 0, for the rotations come with the data"
+    if series.format == "resire-v":
+        message = f"{stated:g} degree, but the Euler angles say the whole rotation; {remedy}"
+        raise InputError(message, path=series.angles_file, field=field)
+    rotations = load_rotations(series, folder)
+    if rotations is None:
+        return
+    # The axis about which the series turns, in the sample's frame: `R_z(tilt)` takes it from y.
+    axis = rotations[:, 1].mean(axis=0)
+    found = float(np.degrees(np.arccos(np.clip(axis[1] / np.linalg.norm(axis), -1.0, 1.0))))
+    if abs(found - abs(stated)) > _NOMINAL_TILT_DEG:
+        message = f"{stated:g} degree, but the matrices of the files say {found:.3g}; {remedy}"
+        raise InputError(message, path=series_files(series, folder)[0], field=field)
 
 
 def _check_angles_agree(

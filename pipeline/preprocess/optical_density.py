@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pipeline.errors import InputError
+from pipeline.preprocess.air import BORDER, LEAST_AIR, AirFit, first_region, fit_air
 from pipeline.preprocess.crop import Crop
-from pipeline.preprocess.phase import BORDER, LEAST_AIR, AirFit, first_region, fit_air
 from pipeline.preprocess.quality import QUALITY, measure_frame, missing_area
 from pipeline.preprocess.resample import SAME_SCALE, fourier_resample
 from pipeline.preprocess.series import prepare_frames, target_pixel

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.preprocess.air import AirFit, fit_air
 from pipeline.preprocess.crop import Crop
-from pipeline.preprocess.phase import AirFit, PhaseFrame, extract_phase, fit_air
+from pipeline.preprocess.phase import PhaseFrame, extract_phase
 from pipeline.preprocess.quality import QUALITY, measure_frame
 from pipeline.preprocess.resample import SAME_SCALE, fourier_resample
 from pipeline.preprocess.series import prepare_frames, target_pixel
@@ -196,8 +197,8 @@ def air_note(diagnostics: Mapping[str, NDArray[np.float64]]) -> str:
     if odd.mean() < MANY:
         return ""
     return (
-        f"What was taken for air is none in {np.count_nonzero(odd)} of {odd.size} projections: it "
-        f"is uneven in {np.count_nonzero(uneven)}, and there is phase above and below it in "
+        f"What was taken for air may be none in {np.count_nonzero(odd)} of {odd.size} projections: "
+        f"it is uneven in {np.count_nonzero(uneven)}, and there is phase above and below it in "
         f"{np.count_nonzero(amid)}. Say where it is with `air` of the series, or phase.air: none "
         "if there is none."
     )

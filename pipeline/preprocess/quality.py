@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pipeline.errors import InputError
-from pipeline.preprocess.phase import AirFit, fit_air
+from pipeline.preprocess.air import AirFit, fit_air
 from pipeline.preprocess.residues import phase_residues
 from schemas.recipe import PhaseSettings
 

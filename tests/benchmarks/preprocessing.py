@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from pipeline.io import reader_for
+from pipeline.preprocess.air import fit_air
 from pipeline.preprocess.crop import common_crop
-from pipeline.preprocess.phase import extract_phase, fit_air
+from pipeline.preprocess.phase import extract_phase
 from pipeline.preprocess.prepare import prepare_series
 from pipeline.preprocess.quality import QUALITY, measure_frame, score_measures
 from pipeline.preprocess.resample import fourier_resample

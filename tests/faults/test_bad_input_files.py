@@ -10,7 +10,7 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.io.ptychoshelves import write_projection
 from pipeline.io.raw import read_series
-from schemas.series import Series
+from schemas.series import Air, Series
 
 ONES = np.ones((32, 32), np.complex64)
 
@@ -183,6 +183,10 @@ def test_what_the_beamtime_file_contradicts(tmp_path: Path, series: Series) -> N
         ),
         ({"exclude": [7]}, "series 's': exclude: names projection 7, expected 0 to 2"),
         ({"exclude": [0, 1, 2]}, "series 's': exclude: leaves none of the 3 projections"),
+        (
+            {"air": Air(rows=(0, 40))},
+            "series 's': air: expected rows within 0 to 32, found [0, 40]",
+        ),
         ({"files": ["gone.h5"]}, "file 'gone.h5' of series 's' does not exist"),
         ({"state": "phase"}, "expected real projections for state 'phase', found complex numbers"),
         ({"dataset": "elsewhere"}, "expected a dataset 'elsewhere', found reconstruction"),

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.align.consistency import align_series, alignment_residual
-from pipeline.preprocess.phase import fit_air
+from pipeline.preprocess.air import fit_air
 from pipeline.preprocess.phase_derivative import phase_differences
 from pipeline.preprocess.prepare import prepare_series, residue_note
 from pipeline.preprocess.resample import shift_frames

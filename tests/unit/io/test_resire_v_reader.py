@@ -11,6 +11,7 @@ from pipeline.io.beamtime import load_beamtime, series_angles
 from pipeline.io.importers import import_resire_v
 from pipeline.io.raw import load_rotations, load_stack
 from pipeline.io.resire_v import ResireVReader, load_euler
+from schemas.tilt import Tilt
 
 PUBLISHED = Path(__file__).parents[3] / "../shared/data/resire-v-metalattice"
 
@@ -79,6 +80,14 @@ def test_import_without_model(folder: Path, tmp_path: Path) -> None:
     assert loaded.beamtime.support is None
     assert loaded.beamtime.series[0].energy.energy_ev == 778.0
     assert [entry.name for entry in path.parent.iterdir()] == ["beamtime.yaml"]
+
+
+def test_a_tilt_beside_euler_angles_is_refused(folder: Path, tmp_path: Path) -> None:
+    path, _ = import_resire_v([folder], tmp_path / "out")
+    (series,) = load_beamtime(path).beamtime.series
+    tilted = series.model_copy(update={"tilt": Tilt(name="euler", tilt_deg=30.0)})
+    with pytest.raises(InputError, match="tilt_deg: 30 degree, but the Euler angles say the whole"):
+        load_stack(tilted, path.parent)
 
 
 def test_import_of_incomplete_data(folder: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pipeline.io.beamtime import load_beamtime, series_angles
 from pipeline.io.importers import import_xldot_public
 from pipeline.io.raw import load_rotations, load_stack
 from pipeline.io.xldot_public import XldotPublicReader, list_stacks
+from schemas.series import Series
 
 NX, NY, N = 7, 5, 4
 
@@ -126,3 +127,30 @@ def test_wrong_rotations(folder: tuple[Path, dict]) -> None:
         file["aligned_q/theta_ch"] = np.zeros((3, 1))
     with pytest.raises(InputError, match="theta_ch: expected 4 angles, found 3"):
         XldotPublicReader().inspect(path)
+
+
+def test_a_stated_tilt_that_the_matrices_contradict(tmp_path: Path) -> None:
+    path = tmp_path / "aligned_proj_tilt2.mat"
+    turns = Rotation.from_euler("y", np.linspace(0, 135, N)[:, None], degrees=True)
+    matrices = (turns * Rotation.from_euler("z", 29.0, degrees=True)).as_matrix()
+    with h5py.File(path, "w") as file:
+        matlab_struct(file, "aligned_a", ("ch",), 1)
+        del file["aligned_a/R_ch"]
+        put(file["aligned_a"], "R_ch", matrices.transpose(1, 2, 0))
+    base = {
+        "name": "s",
+        "state": "aligned",
+        "format": "xldot-public",
+        "files": [path.name],
+        "energy": {"energy_ev": 5468.0},
+    }
+    for tilt in (0.0, 30.0, -28.0):
+        series = Series.model_validate(base | {"tilt": {"name": "t", "tilt_deg": tilt}})
+        assert load_stack(series, tmp_path).shape == (N, NY, NX)
+    series = Series.model_validate(base | {"tilt": {"name": "t", "tilt_deg": 45.0}})
+    with pytest.raises(
+        InputError,
+        match=r"tilt2.mat: series 's': tilt.tilt_deg: 45 degree, but the matrices of the "
+        "files say 29; leave it at 0",
+    ):
+        load_stack(series, tmp_path)

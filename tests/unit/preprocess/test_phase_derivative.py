@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from pipeline.errors import InputError
-from pipeline.preprocess.phase import extract_phase, fit_air
+from pipeline.preprocess.air import fit_air
+from pipeline.preprocess.phase import extract_phase
 from pipeline.preprocess.phase_derivative import (
     integrate_differences,
     integrate_phase,
