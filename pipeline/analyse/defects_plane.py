@@ -1,0 +1,556 @@
+"""Winding of the director in slices: comets, trefoils and integer defects, linked to lines.
+
+The director's projection on a slice is `q = (a_u + i a_v)²`, which does not know the sign of `a`
+and whose turns are twice the director's. Plaquettes around which it turns are found in the slices
+and across them, so that lines need not be guessed (`pipeline.analyse.tracing`); where a line turns
+back, a pair is created or annihilated.
+
+Where the director points along the normal, `q` is zero too: there the winding number is an integer,
+two halves at one place, and the director itself is smooth: it has escaped into the third dimension
+(Meyer, Philos. Mag. 27, 405 (1973), doi 10.1080/14786437308227417). Such defects are marked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+
+from pipeline.analyse.averaging import average_axis, noise_level, usable
+from pipeline.analyse.cores import at_corners, face_corners, points_on_faces
+from pipeline.analyse.noise_pairs import cancel, sample, weak_regions
+from pipeline.analyse.surroundings import PLACE_NOTE, find_surroundings, to_metres
+from pipeline.analyse.tracing import Faces, Paths, charged_faces, trace
+from pipeline.analyse.winding import IN_SLICE, hole_windings, label_holes, winding_charges
+from pipeline.io.product import Lines, Product, Table
+from pipeline.io.products import Figure
+from schemas.recipe import DefectSettings
+
+Volume = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+ORDER: Mapping[str, tuple[int, int, int]] = {"z": (0, 1, 2), "y": (1, 2, 0), "x": (2, 0, 1)}
+"""Axes of (z, y, x) that become (n, v, u) for each normal, `(u, v, n)` right-handed."""
+
+PARTS: Mapping[str, tuple[int, int, int, int]] = {
+    "z": (0, 1, 5, 2),
+    "y": (2, 0, 4, 1),
+    "x": (1, 2, 3, 0),
+}
+"""Components uu, vv, uv, nn of a tensor xx yy zz yz xz xy for each normal."""
+
+STRONGEST_LIMIT = 0.5
+"""Noise beyond half of full order would cancel everything; what is left is then still reported."""
+
+CREATED, ANNIHILATED = 1, -1
+
+
+@dataclass(frozen=True)
+class SliceDefects:
+    """Defects in slices, one row each; positions x, y, z [m].
+
+    Attributes
+    ----------
+    position_m : (k, 3) float64.
+    slice_index : (k,) int64, index of the slice along the normal.
+    charge : (k,) float64, winding number about the normal; halves, or whole where two or more
+        halves are not resolved.
+    line : (k,) int64, row in `lines`, of its first half.
+    projected_length : (k,) float64, of the averaged director at the core, 0 to 1: near one in a
+        singular core, near zero where it escapes.
+    escaped : (k,) bool, integer defects where the director points along the normal.
+    surface_distance_m : (k,) float64.
+    place : (k,) uint8, code of `pipeline.analyse.surroundings`.
+    """
+
+    position_m: NDArray[np.float64]
+    slice_index: NDArray[np.int64]
+    charge: NDArray[np.float64]
+    line: NDArray[np.int64]
+    projected_length: NDArray[np.float64]
+    escaped: NDArray[np.bool_]
+    surface_distance_m: NDArray[np.float64]
+    place: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class PlanarLines:
+    """Lines of winding one half through the slices.
+
+    Attributes
+    ----------
+    points_m : (n, 3) float64 x, y, z, running up the normal where the charge is positive.
+    starts : (k + 1,) int64.
+    closed : (k,) bool; others end at a surface.
+    length_m : (k,) float64.
+    slices : (k,) int64, slice crossings.
+    projected_length : (k,) float64, median along the line.
+    """
+
+    points_m: NDArray[np.float64]
+    starts: NDArray[np.int64]
+    closed: NDArray[np.bool_]
+    length_m: NDArray[np.float64]
+    slices: NDArray[np.int64]
+    projected_length: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Events:
+    """Where two opposite halves appear or vanish, going up the normal.
+
+    Attributes
+    ----------
+    position_m : (k, 3) float64 x, y, z.
+    kind : (k,) int64, +1 creation, -1 annihilation.
+    line : (k,) int64.
+    """
+
+    position_m: NDArray[np.float64]
+    kind: NDArray[np.int64]
+    line: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PlanarDefects:
+    """Defects of the director in slices of one normal.
+
+    Attributes
+    ----------
+    normal : of the slices.
+    pixel_size_m : float.
+    defects, lines, events : what was found.
+    slice_sums : (n, 4) float64, of each slice: winding of the defects listed, of what noise and
+        averaging took away, of the pores, and of the outside. They add up to zero.
+    pores : column -> (k,) or (k, 3) array: pores that carry winding, slice by slice.
+    charges_before_averaging, charges_after_averaging : halves in all slices.
+    cancelled_pairs : opposite halves of one slice with only noise between them.
+    cancelled_loops : closed lines smaller than noise allows to tell.
+    noise : float, length of `q` below which it is taken for noise.
+    notes : sentences.
+    """
+
+    normal: Literal["x", "y", "z"]
+    pixel_size_m: float
+    defects: SliceDefects
+    lines: PlanarLines
+    events: Events
+    slice_sums: NDArray[np.float64]
+    pores: Mapping[str, NDArray[np.float64] | NDArray[np.int64]]
+    charges_before_averaging: int
+    charges_after_averaging: int
+    cancelled_pairs: int
+    cancelled_loops: int
+    noise: float
+    notes: tuple[str, ...] = ()
+
+
+def find_planar_defects(
+    axis: Volume,
+    mask: Mask,
+    pixel_size_m: float,
+    settings: DefectSettings | None = None,
+    averaged: Volume | None = None,
+) -> PlanarDefects:
+    """Find the defects of the director in all slices of one normal.
+
+    Parameters
+    ----------
+    axis : (3, z, y, x) float32 unit vectors of either sign.
+    mask : (z, y, x) bool, voxels that carry an orientation.
+    pixel_size_m : float [m].
+    settings : the normal, the averaging, and what noise is.
+    averaged : (6, z, y, x) float32 of `average_axis`, if it is there already.
+
+    Returns
+    -------
+    What was found; empty, with a note, where the mask is.
+
+    Raises
+    ------
+    InputError : the shapes do not fit.
+    """
+    settings = settings or DefectSettings()
+    valid = usable(axis, mask)
+    tensor = averaged
+    if tensor is None:
+        tensor = average_axis(axis, valid, settings.average_voxels)
+    order, parts = ORDER[settings.normal], PARTS[settings.normal]
+    inside = np.ascontiguousarray(valid.transpose(order))
+    raw, q = _double_angle_of_axis(axis, valid, settings.normal), double_angle(tensor, parts, order)
+    before = int(np.count_nonzero(winding_charges(raw, inside, True)))
+    limit = max(
+        float(np.sin(np.radians(settings.escape_deg)) ** 2),
+        settings.significance * noise_level(raw, q, inside),
+    )
+    limit = min(limit, STRONGEST_LIMIT)
+    del raw
+    faces = charged_faces(winding_charges(q, inside))
+    faces = Faces(
+        faces.normal,
+        faces.voxel,
+        faces.charge,
+        points_on_faces(faces, at_corners(q, face_corners(faces))),
+    )
+    shape = (inside.shape[0], inside.shape[1], inside.shape[2])
+    paths = trace(faces, shape, signed=True)
+    halves = _sort_out(faces, paths, q, inside, limit, settings)
+    to_xyz = _Frame(order, mask.shape, pixel_size_m)
+    length = _projected_length(tensor[parts[3]], to_xyz.volume_points(faces.point))
+    lines, row_of_line = _lines(faces, paths, halves, length, to_xyz)
+    row = row_of_line[halves.line]
+    sums, pores = _balance(faces, halves, q, inside, to_xyz)
+    return PlanarDefects(
+        settings.normal,
+        pixel_size_m,
+        _resolve(faces, halves, row, length, valid, to_xyz, settings),
+        lines,
+        _events(faces, paths, row_of_line, to_xyz),
+        sums,
+        pores,
+        before,
+        int(np.count_nonzero(faces.normal == 0)),
+        int(halves.gone.sum()) // 2,
+        int(halves.tiny.sum()),
+        limit,
+        () if valid.any() else ("No voxel carries an orientation, so that nothing was looked at.",),
+    )
+
+
+def double_angle(
+    tensor: Volume, parts: tuple[int, int, int, int], order: tuple[int, int, int]
+) -> Volume:
+    """Projection of an averaged director on slices, (2, n, v, u) float32: `(a_u + i a_v)²`."""
+    uu, vv, uv, _ = parts
+    return np.ascontiguousarray(
+        np.stack([(tensor[uu] - tensor[vv]).transpose(order), (2.0 * tensor[uv]).transpose(order)])
+    )
+
+
+def _double_angle_of_axis(axis: Volume, valid: Mask, normal: str) -> Volume:
+    """The same of the director itself, zero where not valid."""
+    order = ORDER[normal]
+    v, u = (axis[2 - order[k]].transpose(order) for k in (1, 2))
+    inside = valid.transpose(order)
+    out = np.zeros((2, *inside.shape), np.float32)
+    np.subtract(u * u, v * v, out=out[0], where=inside)
+    np.multiply(2.0 * u, v, out=out[1], where=inside)
+    return out
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """From points n, v, u [voxel] to the sample frame."""
+
+    order: tuple[int, int, int]
+    shape: tuple[int, ...]
+    pixel_size_m: float
+
+    def volume_points(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Points z, y, x [voxel]."""
+        out = np.empty_like(points)
+        out[:, list(self.order)] = points
+        return out
+
+    def metres(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Points x, y, z [m]."""
+        return to_metres(self.volume_points(points), self.shape, self.pixel_size_m)
+
+
+@dataclass(frozen=True)
+class _Halves:
+    """What became of each charged face and line.
+
+    Attributes
+    ----------
+    line : (k,) int64, of each face.
+    kept : (k,) bool, faces in slices that are listed.
+    gone : (k,) bool, faces in slices that were cancelled as pairs.
+    region : (k,) int64, weak region of faces in slices; -1 elsewhere.
+    tiny : (m,) bool, lines that were dropped as noise.
+    listed : (m,) bool, lines that are listed.
+    """
+
+    line: NDArray[np.int64]
+    kept: Mask
+    gone: Mask
+    region: NDArray[np.int64]
+    tiny: Mask
+    listed: Mask
+
+
+def line_extents(points: NDArray[np.float64], starts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Largest extent along an axis of each line: (m,), in the unit of the points."""
+    if len(starts) < 2:
+        return np.zeros(0)
+    first = starts[:-1]
+    low, high = np.minimum.reduceat(points, first), np.maximum.reduceat(points, first)
+    extent: NDArray[np.float64] = (high - low).max(axis=1)
+    return extent
+
+
+def _sort_out(
+    faces: Faces, paths: Paths, q: Volume, inside: Mask, limit: float, settings: DefectSettings
+) -> _Halves:
+    """Drop loops and pairs that noise explains."""
+    count, n_lines = len(faces.charge), len(paths.closed)
+    line = np.empty(count, np.int64)
+    line[paths.order] = np.repeat(np.arange(n_lines), np.diff(paths.starts))
+    extent = line_extents(faces.point[paths.order], paths.starts)
+    tiny = paths.closed & (extent < settings.min_extent_voxels)
+    in_slice = np.flatnonzero((faces.normal == 0) & ~tiny[line])
+    region, gone = np.full(count, -1), np.zeros(count, np.bool_)
+    region[in_slice] = weak_regions(
+        q, inside, faces.voxel[in_slice], faces.point[in_slice], limit, True
+    )
+    gone[in_slice] = cancel(region[in_slice], faces.charge[in_slice], faces.point[in_slice])
+    kept = np.zeros(count, np.bool_)
+    kept[in_slice] = ~gone[in_slice]
+    crossings = np.bincount(line[in_slice], minlength=n_lines)
+    sure = np.bincount(line, kept, n_lines) > 0
+    between = (crossings == 0) & (extent >= settings.min_extent_voxels)
+    return _Halves(line, kept, gone, region, tiny, ~tiny & (sure | between))
+
+
+def _projected_length(normal_part: Volume, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rms length of the director's projection at points z, y, x."""
+    return np.sqrt(np.clip(1.0 - sample(normal_part[None], points)[0], 0.0, 1.0))
+
+
+def _lines(
+    faces: Faces, paths: Paths, halves: _Halves, length: NDArray[np.float64], frame: _Frame
+) -> tuple[PlanarLines, NDArray[np.int64]]:
+    """Lines that are listed, and the row of each line among them (-1: none)."""
+    listed = np.flatnonzero(halves.listed)
+    rows = np.full(len(paths.closed), -1)
+    rows[listed] = np.arange(len(listed))
+    chosen = [paths.order[paths.starts[i] : paths.starts[i + 1]] for i in listed]
+    # A closed line ends where it began.
+    whole = [
+        np.append(c, c[:1]) if paths.closed[i] else c for i, c in zip(listed, chosen, strict=True)
+    ]
+    points = [frame.metres(faces.point[c]) for c in whole]
+    found = PlanarLines(
+        np.concatenate([np.zeros((0, 3)), *points]),
+        np.cumsum([0, *map(len, points)]).astype(np.int64),
+        paths.closed[listed],
+        np.array([np.linalg.norm(np.diff(p, axis=0), axis=1).sum() for p in points], np.float64),
+        np.array([np.count_nonzero(faces.normal[c] == 0) for c in chosen], np.int64),
+        np.array([np.median(length[c]) for c in chosen], np.float64),
+    )
+    return found, rows
+
+
+def _resolve(
+    faces: Faces,
+    halves: _Halves,
+    row: NDArray[np.int64],
+    length: NDArray[np.float64],
+    valid: Mask,
+    frame: _Frame,
+    settings: DefectSettings,
+) -> SliceDefects:
+    """Join halves that are not resolved to integer defects."""
+    kept = np.flatnonzero(halves.kept)
+    group = _unresolved(faces, halves, kept, settings.core_voxels)
+    count = int(group.max(initial=-1)) + 1
+    size = np.maximum(np.bincount(group, minlength=count), 1)
+    point = np.stack(
+        [np.bincount(group, faces.point[kept, k], count) / size for k in range(3)], axis=1
+    )
+    charge: NDArray[np.float64] = 0.5 * np.bincount(group, faces.charge[kept], count)
+    _, first = np.unique(group, return_index=True)
+    projected = np.bincount(group, length[kept], count) / size
+    points = frame.volume_points(point)
+    distance, place = find_surroundings(valid).of(points, settings.surface_voxels)
+    order = np.lexsort((point[:, 2], point[:, 1], point[:, 0]))
+    whole = np.rint(2.0 * charge).astype(np.int64) % 2 == 0
+    return SliceDefects(
+        frame.metres(point)[order],
+        np.rint(point[order, 0]).astype(np.int64),
+        charge[order],
+        row[kept[first]][order],
+        projected[order],
+        (whole & (projected**2 < 0.5))[order],
+        (distance * frame.pixel_size_m)[order],
+        place[order],
+    )
+
+
+def _unresolved(
+    faces: Faces, halves: _Halves, kept: NDArray[np.int64], core_voxels: float
+) -> NDArray[np.int64]:
+    """Number of the defect that each kept half belongs to."""
+    if len(kept) == 0:
+        return np.zeros(0, np.int64)
+    # Slices far apart, and charges of either sign in lattices of their own.
+    apart = 10.0 * (core_voxels + 1.0)
+    point = np.column_stack(
+        [faces.point[kept] * np.array([apart, 1.0, 1.0]), faces.charge[kept] * apart]
+    )
+    near = cKDTree(point).query_pairs(core_voxels, output_type="ndarray").astype(np.int64)
+    _, region = np.unique(halves.region[kept], return_inverse=True)
+    size = len(kept) + int(region.max()) + 1
+    rows = np.concatenate([near[:, 0], np.arange(len(kept))])
+    columns = np.concatenate([near[:, 1], region + len(kept)])
+    graph = coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(size, size))
+    found = connected_components(graph, directed=False)[1][: len(kept)]
+    return np.unique(found, return_inverse=True)[1].astype(np.int64)
+
+
+def _events(faces: Faces, paths: Paths, row_of_line: NDArray[np.int64], frame: _Frame) -> Events:
+    """Where listed lines turn back along the normal."""
+    points, kinds, rows = [], [], []
+    for line in np.flatnonzero(row_of_line >= 0):
+        along = paths.order[paths.starts[line] : paths.starts[line + 1]]
+        at = np.flatnonzero(faces.normal[along] == 0)
+        charge = faces.charge[along[at]]
+        following = np.roll(charge, -1) if paths.closed[line] else np.append(charge[1:], 0)
+        for k in np.flatnonzero(charge * following < 0):
+            stop = at[(k + 1) % len(at)]
+            stop += len(along) if stop <= at[k] else 0
+            between = along[np.arange(at[k], stop + 1) % len(along)]
+            points.append(faces.point[between].mean(axis=0))
+            kinds.append(ANNIHILATED if charge[k] > 0 else CREATED)
+            rows.append(row_of_line[line])
+    return Events(
+        frame.metres(np.array(points, np.float64).reshape(-1, 3)),
+        np.array(kinds, np.int64),
+        np.array(rows, np.int64),
+    )
+
+
+def _balance(
+    faces: Faces, halves: _Halves, q: Volume, inside: Mask, frame: _Frame
+) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64] | NDArray[np.int64]]]:
+    """Winding of every slice by what carries it, and the pores that carry some."""
+    slices, in_slice = faces.voxel[:, 0], faces.normal == 0
+    n = inside.shape[0]
+    label, count = label_holes(inside, IN_SLICE)
+    total = hole_windings(q, inside, label, count)
+    outside = label[1:-1, 0, 0]
+    lost = in_slice & ~halves.kept
+    sums = np.zeros((n, 4))
+    sums[:, 0] = np.bincount(slices[halves.kept], faces.charge[halves.kept], n)
+    sums[:, 1] = np.bincount(slices[lost], faces.charge[lost], n)
+    sums[:, 3] = total[outside]
+    total[outside] = 0
+    carrying = np.flatnonzero(total)
+    boxes = ndimage.find_objects(label) if len(carrying) else []
+    point = np.zeros((len(carrying), 3))
+    for row, hole in enumerate(carrying):
+        box = boxes[hole - 1]
+        own = np.argwhere(label[box] == hole)
+        point[row] = own.mean(axis=0) + [part.start - 1 for part in box]
+    at = np.rint(point[:, 0]).astype(np.int64)
+    sums[:, 2] = np.bincount(at, total[carrying], n)
+    pores = {"position_m": frame.metres(point), "slice": at, "charge": 0.5 * total[carrying]}
+    return 0.5 * sums, pores
+
+
+def as_product(found: PlanarDefects) -> Product:
+    """Tables, lines and figures of the defects in slices."""
+    d, e, lines = found.defects, found.events, found.lines
+    defects = Table(
+        {
+            "position_m": d.position_m,
+            "slice": d.slice_index,
+            "charge": d.charge,
+            "line": d.line,
+            "projected_length": d.projected_length,
+            "escaped": d.escaped,
+            "surface_distance_m": d.surface_distance_m,
+            "place": d.place,
+        },
+        {
+            "position_m": "m",
+            "slice": "",
+            "charge": "",
+            "line": "",
+            "projected_length": "",
+            "escaped": "",
+            "surface_distance_m": "m",
+            "place": "",
+        },
+        f"Defects of the director in slices normal to {found.normal}",
+    )
+    events = Table(
+        {"position_m": e.position_m, "kind": e.kind, "line": e.line},
+        {"position_m": "m", "kind": "", "line": ""},
+        f"Creation (+1) and annihilation (-1) of pairs going up {found.normal}",
+    )
+    pores = Table(
+        found.pores,
+        {"position_m": "m", "slice": "", "charge": ""},
+        "Pores whose rim carries winding, slice by slice",
+    )
+    polylines = Lines(
+        lines.points_m,
+        lines.starts,
+        {
+            "closed": lines.closed,
+            "length_m": lines.length_m,
+            "slices": lines.slices,
+            "projected_length": lines.projected_length,
+        },
+        "Lines of winding one half; upwards where it is positive",
+    )
+    return Product(
+        "defects_plane",
+        "Defects in slices",
+        _summary(found),
+        tables={"defects": defects, "events": events, "pores": pores},
+        lines={"lines": polylines},
+        figures=_figures(found),
+        notes=(*found.notes, PLACE_NOTE, _noise_note(found)),
+    )
+
+
+def _counts(found: PlanarDefects) -> dict[str, int]:
+    charge, escaped = found.defects.charge, found.defects.escaped
+    return {
+        "comets (+1/2)": int(np.count_nonzero(charge == 0.5)),
+        "trefoils (-1/2)": int(np.count_nonzero(charge == -0.5)),
+        "integer defects": int(np.count_nonzero(np.abs(charge) >= 1)),
+        "of them escaped": int(np.count_nonzero(escaped)),
+    }
+
+
+def _summary(found: PlanarDefects) -> str:
+    counts = ", ".join(f"{number} {name}" for name, number in _counts(found).items())
+    return (
+        f"Winding of the director in the slices normal to {found.normal}: {counts}, in "
+        f"{len(found.lines.closed)} lines."
+    )
+
+
+def _noise_note(found: PlanarDefects) -> str:
+    return (
+        f"Averaging changed the number of charged plaquettes from "
+        f"{found.charges_before_averaging} to {found.charges_after_averaging}; "
+        f"{found.cancelled_pairs} pairs of opposite halves with a projected order below "
+        f"{found.noise:.3f} between them and {found.cancelled_loops} small closed loops were taken "
+        "for noise."
+    )
+
+
+def _figures(found: PlanarDefects) -> dict[str, Figure]:
+    unbalanced = np.count_nonzero(found.slice_sums.sum(axis=1))
+    return {
+        **{name: Figure(value, "") for name, value in _counts(found).items()},
+        "lines": Figure(len(found.lines.closed), "", description="through two or more slices"),
+        "creations": Figure(int(np.count_nonzero(found.events.kind == CREATED)), ""),
+        "annihilations": Figure(int(np.count_nonzero(found.events.kind == ANNIHILATED)), ""),
+        "cancelled pairs": Figure(found.cancelled_pairs, "", description="taken for noise"),
+        "cancelled loops": Figure(found.cancelled_loops, "", description="taken for noise"),
+        "slices whose winding does not add up": Figure(
+            float(unbalanced), "", description="defects, pores and the outside; 0 of all"
+        ),
+    }
