@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +13,22 @@ from pipeline.analyse.tracing import Faces
 
 FACE_AXES = np.array([[2, 1], [0, 2], [1, 0]])
 """First and second axis (of n, v, u) of a face of each normal; right-handed about the normal."""
+
+WINDOW, CLOSEST = 3.2, 0.7
+"""Voxels between these distances of a core are used [voxel]: the next one is rarely nearer, and
+where the average is weak the phase of a single voxel says little."""
+
+FARTHEST = 0.8
+"""A core that moves farther [voxel] was not the only one in its window."""
+
+ENOUGH = 10
+"""Voxels for five unknowns in a slice; twice as many for six in a volume."""
+
+ROUNDS = 2
+"""Linear fits, the second about the core that the first found."""
+
+CORES = 1 << 13
+"""Cores refined at a time, to bound the memory."""
 
 NEWTON_STEPS = 20
 """Enough for quadratic convergence from the middle of a cell, damped at its walls."""
@@ -140,3 +160,97 @@ def _trilinear(
         for factors in ((sign, y, x), (z, sign, x), (z, y, sign))
     ]
     return value, np.stack(slopes, axis=2)
+
+
+@dataclass(frozen=True)
+class Frames:
+    """How the vector turns about each of k cores.
+
+    Attributes
+    ----------
+    point : (k, 3) float64 n, v, u [voxel].
+    first, second : (k, 3) float64, unit vectors across the line in (n, v, u).
+    turns : (k,) float64, turns of `q` from `first` to `second`: +1 or -1, or more.
+    """
+
+    point: NDArray[np.float64]
+    first: NDArray[np.float64]
+    second: NDArray[np.float64]
+    turns: NDArray[np.float64]
+
+
+def refine(
+    frames: Frames,
+    shape: tuple[int, ...],
+    look_up: Callable[[slice, NDArray[np.int64]], NDArray[np.complex128]],
+    in_slice: bool,
+) -> NDArray[np.float64]:
+    """Cores from the phase of the field around them, without the bias of an average.
+
+    Where the phase has a gradient `g` besides the core's own turn, the zero of a Gaussian average
+    lies `sigma² g` beside the core, at right angles to it. So the phase of the field itself is
+    fitted within `WINDOW` voxels: turns about the core, a constant, a gradient, and what a
+    displacement of the core does to the turns, all linear.
+
+    Parameters
+    ----------
+    frames : cores as they were found.
+    shape : (n, v, u) of the volume.
+    look_up : of the cores of a slice, `q` at voxels (k, w, 3), zero where there is none.
+    in_slice : use only voxels of the core's slice.
+
+    Returns
+    -------
+    (k, 3) float64 displacement of each core [voxel], across its line; zero where too few voxels
+    are valid or the fit goes farther than `FARTHEST`.
+    """
+    reach = math.ceil(WINDOW)
+    span = np.arange(-reach, reach + 1)
+    grids = np.meshgrid(span[:1] * 0 if in_slice else span, span, span, indexing="ij")
+    window = np.stack(grids, axis=-1).reshape(-1, 3)
+    moved = np.zeros_like(frames.point)
+    for start in range(0, len(moved), CORES):
+        part = slice(start, start + CORES)
+        nearest = np.rint(frames.point[part]).astype(np.int64)
+        voxel = nearest[:, None] + window
+        outside = ((voxel < 0) | (voxel >= np.array(shape))).any(axis=2)
+        q = look_up(part, np.clip(voxel, 0, np.array(shape) - 1))
+        q[outside] = 0.0
+        for _ in range(ROUNDS):
+            away = voxel - (frames.point[part] + moved[part])[:, None]
+            moved[part] += _displacement(frames, part, away, q, in_slice)
+    moved[np.linalg.norm(moved, axis=1) > FARTHEST] = 0.0
+    return moved
+
+
+def _displacement(
+    frames: Frames,
+    part: slice,
+    away: NDArray[np.float64],
+    q: NDArray[np.complex128],
+    in_slice: bool,
+) -> NDArray[np.float64]:
+    """One linear fit of the phase about every core."""
+    first, second = frames.first[part], frames.second[part]
+    turns = frames.turns[part, None]
+    a, b = np.einsum("kwi,ki->kw", away, first), np.einsum("kwi,ki->kw", away, second)
+    squared = np.maximum(a**2 + b**2, 1e-12)
+    size = np.abs(q)
+    near = (squared <= WINDOW**2) & (squared >= CLOSEST**2) & (size > 0)
+    weight = np.where(near & ((away**2).sum(axis=2) <= WINDOW**2), size, 0.0)
+    rest = q * np.exp(-1j * turns * np.arctan2(b, a))
+    rest = rest * np.exp(-1j * np.angle(np.sum(weight * rest, axis=1)))[:, None]
+    columns = [np.ones_like(a), a, b, turns * b / squared, -turns * a / squared]
+    if not in_slice:
+        along = np.cross(first, second)
+        columns.append(np.einsum("kwi,ki->kw", away, along))
+    design = np.stack(columns, axis=2)
+    normal = np.einsum("kwi,kw,kwj->kij", design, weight, design)
+    right = np.einsum("kwi,kw,kw->ki", design, weight, np.angle(rest))
+    enough = (weight > 0).sum(axis=1) >= ENOUGH * (1 if in_slice else 2)
+    normal[~enough] = np.eye(len(columns))
+    normal += 1e-9 * np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.eye(len(columns))
+    found = np.linalg.solve(normal, right[..., None])[..., 0]
+    moved = found[:, 3, None] * first + found[:, 4, None] * second
+    good = enough & (np.linalg.norm(moved, axis=1) <= FARTHEST)
+    return np.where(good[:, None], moved, 0.0)

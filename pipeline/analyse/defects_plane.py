@@ -12,9 +12,9 @@ two halves at one place, and the director itself is smooth: it has escaped into 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,15 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from pipeline.analyse.averaging import average_axis, noise_level, usable
-from pipeline.analyse.cores import at_corners, face_corners, points_on_faces
+from pipeline.analyse.cores import Frames, at_corners, face_corners, points_on_faces, refine
+from pipeline.analyse.defect_results import (
+    ANNIHILATED,
+    CREATED,
+    Events,
+    PlanarDefects,
+    PlanarLines,
+    SliceDefects,
+)
 from pipeline.analyse.noise_pairs import cancel, sample, weak_regions
 from pipeline.analyse.surroundings import PLACE_NOTE, find_surroundings, to_metres
 from pipeline.analyse.tracing import Faces, Paths, charged_faces, trace
@@ -46,110 +54,11 @@ PARTS: Mapping[str, tuple[int, int, int, int]] = {
 }
 """Components uu, vv, uv, nn of a tensor xx yy zz yz xz xy for each normal."""
 
+SMOOTH = 5
+"""Faces of a line over which its refined displacement is averaged."""
+
 STRONGEST_LIMIT = 0.5
 """Noise beyond half of full order would cancel everything; what is left is then still reported."""
-
-CREATED, ANNIHILATED = 1, -1
-
-
-@dataclass(frozen=True)
-class SliceDefects:
-    """Defects in slices, one row each; positions x, y, z [m].
-
-    Attributes
-    ----------
-    position_m : (k, 3) float64.
-    slice_index : (k,) int64, index of the slice along the normal.
-    charge : (k,) float64, winding number about the normal; halves, or whole where two or more
-        halves are not resolved.
-    line : (k,) int64, row in `lines`, of its first half.
-    projected_length : (k,) float64, of the averaged director at the core, 0 to 1: near one in a
-        singular core, near zero where it escapes.
-    escaped : (k,) bool, integer defects where the director points along the normal.
-    surface_distance_m : (k,) float64.
-    place : (k,) uint8, code of `pipeline.analyse.surroundings`.
-    """
-
-    position_m: NDArray[np.float64]
-    slice_index: NDArray[np.int64]
-    charge: NDArray[np.float64]
-    line: NDArray[np.int64]
-    projected_length: NDArray[np.float64]
-    escaped: NDArray[np.bool_]
-    surface_distance_m: NDArray[np.float64]
-    place: NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class PlanarLines:
-    """Lines of winding one half through the slices.
-
-    Attributes
-    ----------
-    points_m : (n, 3) float64 x, y, z, running up the normal where the charge is positive.
-    starts : (k + 1,) int64.
-    closed : (k,) bool; others end at a surface.
-    length_m : (k,) float64.
-    slices : (k,) int64, slice crossings.
-    projected_length : (k,) float64, median along the line.
-    """
-
-    points_m: NDArray[np.float64]
-    starts: NDArray[np.int64]
-    closed: NDArray[np.bool_]
-    length_m: NDArray[np.float64]
-    slices: NDArray[np.int64]
-    projected_length: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Events:
-    """Where two opposite halves appear or vanish, going up the normal.
-
-    Attributes
-    ----------
-    position_m : (k, 3) float64 x, y, z.
-    kind : (k,) int64, +1 creation, -1 annihilation.
-    line : (k,) int64.
-    """
-
-    position_m: NDArray[np.float64]
-    kind: NDArray[np.int64]
-    line: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class PlanarDefects:
-    """Defects of the director in slices of one normal.
-
-    Attributes
-    ----------
-    normal : of the slices.
-    pixel_size_m : float.
-    defects, lines, events : what was found.
-    slice_sums : (n, 4) float64, of each slice: winding of the defects listed, of what noise and
-        averaging took away, of the pores, and of the outside. They add up to zero.
-    pores : column -> (k,) or (k, 3) array: pores that carry winding, slice by slice.
-    charges_before_averaging, charges_after_averaging : halves in all slices.
-    cancelled_pairs : opposite halves of one slice with only noise between them.
-    cancelled_loops : closed lines smaller than noise allows to tell.
-    noise : float, length of `q` below which it is taken for noise.
-    notes : sentences.
-    """
-
-    normal: Literal["x", "y", "z"]
-    pixel_size_m: float
-    defects: SliceDefects
-    lines: PlanarLines
-    events: Events
-    slice_sums: NDArray[np.float64]
-    pores: Mapping[str, NDArray[np.float64] | NDArray[np.int64]]
-    charges_before_averaging: int
-    charges_after_averaging: int
-    cancelled_pairs: int
-    cancelled_loops: int
-    noise: float
-    notes: tuple[str, ...] = ()
 
 
 def find_planar_defects(
@@ -191,7 +100,6 @@ def find_planar_defects(
         settings.significance * noise_level(raw, q, inside),
     )
     limit = min(limit, STRONGEST_LIMIT)
-    del raw
     faces = charged_faces(winding_charges(q, inside))
     faces = Faces(
         faces.normal,
@@ -204,13 +112,15 @@ def find_planar_defects(
     halves = _sort_out(faces, paths, q, inside, limit, settings)
     to_xyz = _Frame(order, mask.shape, pixel_size_m)
     length = _projected_length(tensor[parts[3]], to_xyz.volume_points(faces.point))
+    group = _unresolved(faces, halves, settings.core_voxels)
+    faces = _refine(faces, paths, halves, group, raw)
     lines, row_of_line = _lines(faces, paths, halves, length, to_xyz)
     row = row_of_line[halves.line]
     sums, pores = _balance(faces, halves, q, inside, to_xyz)
     return PlanarDefects(
         settings.normal,
         pixel_size_m,
-        _resolve(faces, halves, row, length, valid, to_xyz, settings),
+        _resolve(faces, halves, group, row, length, valid, to_xyz, settings),
         lines,
         _events(faces, paths, row_of_line, to_xyz),
         sums,
@@ -348,46 +258,9 @@ def _lines(
     return found, rows
 
 
-def _resolve(
-    faces: Faces,
-    halves: _Halves,
-    row: NDArray[np.int64],
-    length: NDArray[np.float64],
-    valid: Mask,
-    frame: _Frame,
-    settings: DefectSettings,
-) -> SliceDefects:
-    """Join halves that are not resolved to integer defects."""
+def _unresolved(faces: Faces, halves: _Halves, core_voxels: float) -> NDArray[np.int64]:
+    """Number of the defect that each kept half belongs to, in the order of the kept halves."""
     kept = np.flatnonzero(halves.kept)
-    group = _unresolved(faces, halves, kept, settings.core_voxels)
-    count = int(group.max(initial=-1)) + 1
-    size = np.maximum(np.bincount(group, minlength=count), 1)
-    point = np.stack(
-        [np.bincount(group, faces.point[kept, k], count) / size for k in range(3)], axis=1
-    )
-    charge: NDArray[np.float64] = 0.5 * np.bincount(group, faces.charge[kept], count)
-    _, first = np.unique(group, return_index=True)
-    projected = np.bincount(group, length[kept], count) / size
-    points = frame.volume_points(point)
-    distance, place = find_surroundings(valid).of(points, settings.surface_voxels)
-    order = np.lexsort((point[:, 2], point[:, 1], point[:, 0]))
-    whole = np.rint(2.0 * charge).astype(np.int64) % 2 == 0
-    return SliceDefects(
-        frame.metres(point)[order],
-        np.rint(point[order, 0]).astype(np.int64),
-        charge[order],
-        row[kept[first]][order],
-        projected[order],
-        (whole & (projected**2 < 0.5))[order],
-        (distance * frame.pixel_size_m)[order],
-        place[order],
-    )
-
-
-def _unresolved(
-    faces: Faces, halves: _Halves, kept: NDArray[np.int64], core_voxels: float
-) -> NDArray[np.int64]:
-    """Number of the defect that each kept half belongs to."""
     if len(kept) == 0:
         return np.zeros(0, np.int64)
     # Slices far apart, and charges of either sign in lattices of their own.
@@ -403,6 +276,86 @@ def _unresolved(
     graph = coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(size, size))
     found = connected_components(graph, directed=False)[1][: len(kept)]
     return np.unique(found, return_inverse=True)[1].astype(np.int64)
+
+
+def _mean_of(group: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the members of each group, (count, ...)."""
+    count = int(group.max(initial=-1)) + 1
+    size = np.maximum(np.bincount(group, minlength=count), 1)
+    if values.ndim == 1:
+        return np.bincount(group, values, count) / size
+    return np.stack([_mean_of(group, column) for column in values.T], axis=1)
+
+
+def _refine(
+    faces: Faces, paths: Paths, halves: _Halves, group: NDArray[np.int64], raw: Volume
+) -> Faces:
+    """Move kept halves, and the lines between them, to where the field itself turns."""
+    kept = np.flatnonzero(halves.kept)
+    if len(kept) == 0:
+        return faces
+    point = _mean_of(group, faces.point[kept])
+    along_u, along_v = np.zeros((2, *point.shape))
+    along_u[:, 2] = along_v[:, 1] = 1.0
+    turns = np.bincount(group, faces.charge[kept]).astype(np.float64)
+
+    def look_up(_: slice, voxel: NDArray[np.int64]) -> NDArray[np.complex128]:
+        n, v, u = np.moveaxis(voxel, -1, 0)
+        return raw[0, n, v, u] + 1j * raw[1, n, v, u].astype(np.float64)
+
+    moved = refine(Frames(point, along_u, along_v, turns), raw.shape[1:], look_up, in_slice=True)
+    shift = np.full(faces.point.shape, np.nan)
+    shift[kept] = moved[group]
+    _fill_along(shift, paths)
+    return Faces(faces.normal, faces.voxel, faces.charge, faces.point + shift)
+
+
+def _fill_along(shift: NDArray[np.float64], paths: Paths) -> None:
+    """Displacements along each line, in place: linear between refined faces, and smooth, since
+    the bias that they take away changes slowly, and their noise does not."""
+    for start, stop in itertools.pairwise(paths.starts):
+        along = paths.order[start:stop]
+        known = np.flatnonzero(np.isfinite(shift[along, 0]))
+        if len(known) == 0:
+            shift[along] = 0.0
+            continue
+        filled = np.stack(
+            [np.interp(np.arange(len(along)), known, shift[along[known], k]) for k in range(3)],
+            axis=1,
+        )
+        shift[along] = ndimage.uniform_filter1d(filled, SMOOTH, axis=0, mode="nearest")
+
+
+def _resolve(
+    faces: Faces,
+    halves: _Halves,
+    group: NDArray[np.int64],
+    row: NDArray[np.int64],
+    length: NDArray[np.float64],
+    valid: Mask,
+    frame: _Frame,
+    settings: DefectSettings,
+) -> SliceDefects:
+    """Join halves that are not resolved to integer defects."""
+    kept = np.flatnonzero(halves.kept)
+    point = _mean_of(group, faces.point[kept])
+    charge = 0.5 * np.bincount(group, faces.charge[kept], len(point)).astype(np.float64)
+    _, first = np.unique(group, return_index=True)
+    projected = _mean_of(group, length[kept])
+    points = frame.volume_points(point)
+    distance, place = find_surroundings(valid).of(points, settings.surface_voxels)
+    order = np.lexsort((point[:, 2], point[:, 1], point[:, 0]))
+    whole = np.rint(2.0 * charge).astype(np.int64) % 2 == 0
+    return SliceDefects(
+        frame.metres(point)[order],
+        np.rint(point[order, 0]).astype(np.int64),
+        charge[order],
+        row[kept[first]][order],
+        projected[order],
+        (whole & (projected**2 < 0.5))[order],
+        (distance * frame.pixel_size_m)[order],
+        place[order],
+    )
 
 
 def _events(faces: Faces, paths: Paths, row_of_line: NDArray[np.int64], frame: _Frame) -> Events:
