@@ -24,8 +24,21 @@ REACH = 3.0
 """Standard deviations at which the Gaussian ends."""
 
 
-def usable(field: NDArray[np.floating], mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Voxels of the mask where a field (3, z, y, x) is finite and not zero.
+def usable(
+    field: NDArray[np.floating], mask: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Voxels that carry a direction, and voxels that have one after averaging.
+
+    Parameters
+    ----------
+    field : (3, z, y, x).
+    mask : (z, y, x) bool.
+
+    Returns
+    -------
+    carrying : (z, y, x) bool, voxels of the mask where the field is finite and not zero.
+    valid : the same with single voxels whose six neighbours carry a direction, such as a core that
+        lies on a voxel: their average is one of all sides.
 
     Raises
     ------
@@ -35,24 +48,40 @@ def usable(field: NDArray[np.floating], mask: NDArray[np.bool_]) -> NDArray[np.b
         raise InputError(
             f"expected a field (3, z, y, x) on the mask {mask.shape}, found {field.shape}"
         )
-    good = mask.copy()
+    carrying = np.zeros(mask.shape, np.bool_)
     for component in field:
-        good &= np.isfinite(component)
-    size = np.zeros(mask.shape, np.bool_)
+        carrying |= component != 0
+    carrying &= mask
     for component in field:
-        size |= component != 0
-    return good & size
+        carrying &= np.isfinite(component)
+    if (mask & ~carrying).any():
+        return carrying, carrying | (mask & _enclosed(carrying))
+    return carrying, carrying
+
+
+def _enclosed(carrying: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Voxels all six neighbours of which carry a direction."""
+    out = np.zeros_like(carrying)
+    if min(carrying.shape) > 2:
+        m, low, high = slice(1, -1), slice(0, -2), slice(2, None)
+        out[m, m, m] = carrying[low, m, m] & carrying[high, m, m]
+        for one in ((m, low, m), (m, high, m), (m, m, low), (m, m, high)):
+            out[m, m, m] &= carrying[one]
+    return out
 
 
 def average_axis(
-    axis: NDArray[np.float32], valid: NDArray[np.bool_], sigma_voxels: float
+    axis: NDArray[np.float32],
+    carrying: NDArray[np.bool_],
+    valid: NDArray[np.bool_],
+    sigma_voxels: float,
 ) -> NDArray[np.float32]:
-    """Average of `a aᵀ` by a Gaussian over the valid voxels.
+    """Average of `a aᵀ` by a Gaussian over the voxels that carry an axis.
 
     Parameters
     ----------
     axis : (3, z, y, x) float32, unit vectors of either sign.
-    valid : (z, y, x) bool.
+    carrying, valid : (z, y, x) bool, of `usable`.
     sigma_voxels : standard deviation; 0 leaves `a aᵀ`.
 
     Returns
@@ -61,7 +90,7 @@ def average_axis(
     """
     out = np.zeros((6, *valid.shape), np.float32)
     for component, (i, j) in enumerate(TENSOR_COMPONENTS):
-        np.multiply(axis[i], axis[j], out=out[component], where=valid)
+        np.multiply(axis[i], axis[j], out=out[component], where=carrying)
         _smooth(out[component], sigma_voxels)
     trace = out[0] + out[1] + out[2]
     np.divide(1.0, trace, out=trace, where=valid & (trace > 0))
@@ -71,27 +100,30 @@ def average_axis(
 
 
 def average_vector(
-    vector: NDArray[np.float32], valid: NDArray[np.bool_], sigma_voxels: float
+    vector: NDArray[np.float32],
+    carrying: NDArray[np.bool_],
+    valid: NDArray[np.bool_],
+    sigma_voxels: float,
 ) -> NDArray[np.float32]:
-    """Average of a vector by a Gaussian over the valid voxels.
+    """Average of a vector by a Gaussian over the voxels that carry one.
 
     Parameters
     ----------
     vector : (3, z, y, x) float32.
-    valid : (z, y, x) bool.
+    carrying, valid : (z, y, x) bool, of `usable`.
     sigma_voxels : standard deviation; 0 leaves the vector.
 
     Returns
     -------
     (3, z, y, x) float32, zero where not valid.
     """
-    weight = valid.astype(np.float32)
+    weight = carrying.astype(np.float32)
     _smooth(weight, sigma_voxels)
-    np.divide(1.0, weight, out=weight, where=valid)
+    np.divide(1.0, weight, out=weight, where=valid & (weight > 0))
     weight[~valid] = 0.0
     out = np.zeros((3, *valid.shape), np.float32)
     for component in range(3):
-        np.copyto(out[component], vector[component], where=valid)
+        np.copyto(out[component], vector[component], where=carrying)
         _smooth(out[component], sigma_voxels)
         out[component] *= weight
     return out

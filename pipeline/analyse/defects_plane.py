@@ -35,7 +35,7 @@ from pipeline.analyse.defect_results import (
 )
 from pipeline.analyse.noise_pairs import cancel, sample, weak_regions
 from pipeline.analyse.surroundings import PLACE_NOTE, find_surroundings, to_metres
-from pipeline.analyse.tracing import Faces, Paths, charged_faces, trace
+from pipeline.analyse.tracing import Faces, Paths, charged_faces, line_extents, trace
 from pipeline.analyse.winding import IN_SLICE, hole_windings, label_holes, winding_charges
 from pipeline.io.product import Lines, Product, Table
 from pipeline.io.products import Figure
@@ -87,17 +87,19 @@ def find_planar_defects(
     InputError : the shapes do not fit.
     """
     settings = settings or DefectSettings()
-    valid = usable(axis, mask)
+    carrying, valid = usable(axis, mask)
     tensor = averaged
     if tensor is None:
-        tensor = average_axis(axis, valid, settings.average_voxels)
+        tensor = average_axis(axis, carrying, valid, settings.average_voxels)
     order, parts = ORDER[settings.normal], PARTS[settings.normal]
     inside = np.ascontiguousarray(valid.transpose(order))
-    raw, q = _double_angle_of_axis(axis, valid, settings.normal), double_angle(tensor, parts, order)
-    before = int(np.count_nonzero(winding_charges(raw, inside, True)))
+    raw = _double_angle_of_axis(axis, carrying, settings.normal)
+    q = double_angle(tensor, parts, order)
+    known = np.ascontiguousarray(carrying.transpose(order))
+    before = int(np.count_nonzero(winding_charges(raw, known, True)))
     limit = max(
         float(np.sin(np.radians(settings.escape_deg)) ** 2),
-        settings.significance * noise_level(raw, q, inside),
+        settings.significance * noise_level(raw, q, known),
     )
     limit = min(limit, STRONGEST_LIMIT)
     faces = charged_faces(winding_charges(q, inside))
@@ -144,11 +146,11 @@ def double_angle(
     )
 
 
-def _double_angle_of_axis(axis: Volume, valid: Mask, normal: str) -> Volume:
-    """The same of the director itself, zero where not valid."""
+def _double_angle_of_axis(axis: Volume, carrying: Mask, normal: str) -> Volume:
+    """The same of the director itself, zero where there is none."""
     order = ORDER[normal]
     v, u = (axis[2 - order[k]].transpose(order) for k in (1, 2))
-    inside = valid.transpose(order)
+    inside = carrying.transpose(order)
     out = np.zeros((2, *inside.shape), np.float32)
     np.subtract(u * u, v * v, out=out[0], where=inside)
     np.multiply(2.0 * u, v, out=out[1], where=inside)
@@ -194,16 +196,6 @@ class _Halves:
     region: NDArray[np.int64]
     tiny: Mask
     listed: Mask
-
-
-def line_extents(points: NDArray[np.float64], starts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Largest extent along an axis of each line: (m,), in the unit of the points."""
-    if len(starts) < 2:
-        return np.zeros(0)
-    first = starts[:-1]
-    low, high = np.minimum.reduceat(points, first), np.maximum.reduceat(points, first)
-    extent: NDArray[np.float64] = (high - low).max(axis=1)
-    return extent
 
 
 def _sort_out(

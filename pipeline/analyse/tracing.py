@@ -92,6 +92,16 @@ def trace(faces: Faces, shape: tuple[int, int, int], signed: bool) -> Paths:
     return Paths(*_walk(links, faces.charge, signed))
 
 
+def line_extents(points: NDArray[np.float64], starts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Largest extent along an axis of each line: (m,), in the unit of the points."""
+    if len(starts) < 2:
+        return np.zeros(0)
+    first = starts[:-1]
+    low, high = np.minimum.reduceat(points, first), np.maximum.reduceat(points, first)
+    extent: NDArray[np.float64] = (high - low).max(axis=1)
+    return extent
+
+
 @njit(cache=True, nogil=True)
 def _link(keys, order, charge, point, signed):  # type: ignore[no-untyped-def]
     """Partner of every side `2 face + side` in the cube on that side, or -1."""

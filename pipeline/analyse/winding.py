@@ -26,6 +26,24 @@ EVERYWHERE = np.ones((3, 3, 3), np.bool_)
 """The same in three dimensions."""
 
 
+FIRST = ((0, 0, 1), (1, 0, 0), (0, 1, 0))
+SECOND = ((0, 1, 0), (0, 0, 1), (1, 0, 0))
+"""Steps n, v, u along the two axes of a face, right-handed about its normal n, v, u."""
+
+
+@njit(cache=True, nogil=True)
+def whole_face(valid, n, v, u, normal):  # type: ignore[no-untyped-def]
+    """Whether a face exists and its voxels are valid; the voxels in order around it."""
+    f, s = FIRST[normal], SECOND[normal]
+    a = (n + f[0], v + f[1], u + f[2])
+    b = (a[0] + s[0], a[1] + s[1], a[2] + s[2])
+    c = (n + s[0], v + s[1], u + s[2])
+    nn, nv, nu = valid.shape
+    if b[0] >= nn or b[1] >= nv or b[2] >= nu:
+        return False, a, b, c
+    return valid[n, v, u] and valid[a] and valid[b] and valid[c], a, b, c
+
+
 @njit(cache=True, nogil=True)
 def _jump(xa, ya, xb, yb):  # type: ignore[no-untyped-def]
     """Crossing of the negative real axis by the chord from a to b, +1 counter-clockwise.
@@ -80,22 +98,10 @@ def winding_charges(
             for u in range(nu):
                 if not valid[n, v, u]:
                     continue
-                o = (n, v, u)
-                on, ov, ou = n + 1 < nn, v + 1 < nv, u + 1 < nu
-                if ov and ou:
-                    a, b, c = (n, v, u + 1), (n, v + 1, u + 1), (n, v + 1, u)
-                    if valid[a] and valid[b] and valid[c]:
-                        out[0, n, v, u] = _around(q, o, a, b, c)
-                if slices_only:
-                    continue
-                if on and ou:
-                    a, b, c = (n + 1, v, u), (n + 1, v, u + 1), (n, v, u + 1)
-                    if valid[a] and valid[b] and valid[c]:
-                        out[1, n, v, u] = _around(q, o, a, b, c)
-                if ov and on:
-                    a, b, c = (n, v + 1, u), (n + 1, v + 1, u), (n + 1, v, u)
-                    if valid[a] and valid[b] and valid[c]:
-                        out[2, n, v, u] = _around(q, o, a, b, c)
+                for normal in range(1 if slices_only else 3):
+                    whole, a, b, c = whole_face(valid, n, v, u, normal)
+                    if whole:
+                        out[normal, n, v, u] = _around(q, (n, v, u), a, b, c)
     return out
 
 
@@ -139,20 +145,10 @@ def parity_charges(axis: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArr
             for u in range(nu):
                 if not valid[n, v, u]:
                     continue
-                o = (n, v, u)
-                on, ov, ou = n + 1 < nn, v + 1 < nv, u + 1 < nu
-                if ov and ou:
-                    a, b, c = (n, v, u + 1), (n, v + 1, u + 1), (n, v + 1, u)
-                    if valid[a] and valid[b] and valid[c]:
-                        out[0, n, v, u] = _odd(axis, o, a, b, c)
-                if on and ou:
-                    a, b, c = (n + 1, v, u), (n + 1, v, u + 1), (n, v, u + 1)
-                    if valid[a] and valid[b] and valid[c]:
-                        out[1, n, v, u] = _odd(axis, o, a, b, c)
-                if ov and on:
-                    a, b, c = (n, v + 1, u), (n + 1, v + 1, u), (n + 1, v, u)
-                    if valid[a] and valid[b] and valid[c]:
-                        out[2, n, v, u] = _odd(axis, o, a, b, c)
+                for normal in range(3):
+                    whole, a, b, c = whole_face(valid, n, v, u, normal)
+                    if whole:
+                        out[normal, n, v, u] = _odd(axis, (n, v, u), a, b, c)
     return out
 
 
