@@ -14,7 +14,7 @@ from pipeline.analyse.tracing import Faces
 FACE_AXES = np.array([[2, 1], [0, 2], [1, 0]])
 """First and second axis (of n, v, u) of a face of each normal; right-handed about the normal."""
 
-WINDOW, CLOSEST = 3.2, 0.7
+WINDOW, CLOSEST = 2.8, 0.7
 """Voxels between these distances of a core are used [voxel]: the next one is rarely nearer, and
 where the average is weak the phase of a single voxel says little."""
 
@@ -27,7 +27,7 @@ ENOUGH = 10
 ROUNDS = 2
 """Linear fits, the second about the core that the first found."""
 
-CORES = 1 << 13
+CORES = 1 << 11
 """Cores refined at a time, to bound the memory."""
 
 NEWTON_STEPS = 20
@@ -208,6 +208,8 @@ def refine(
     span = np.arange(-reach, reach + 1)
     grids = np.meshgrid(span[:1] * 0 if in_slice else span, span, span, indexing="ij")
     window = np.stack(grids, axis=-1).reshape(-1, 3)
+    # The core lies up to half a voxel from the middle of the window along each axis.
+    window = window[np.linalg.norm(window, axis=1) <= WINDOW + 0.5 * math.sqrt(3)]
     moved = np.zeros_like(frames.point)
     for start in range(0, len(moved), CORES):
         part = slice(start, start + CORES)
