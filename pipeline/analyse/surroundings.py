@@ -43,7 +43,8 @@ class Surroundings:
 
         Returns
         -------
-        (k,) float64 [voxel] from the faces of the masked voxels, and (k,) uint8 place codes.
+        (k,) float64 [voxel], from the centre of the nearest masked voxel less half a voxel, and
+        (k,) uint8 place codes.
         """
         if len(points) == 0:
             return np.zeros(0), np.zeros(0, np.uint8)
