@@ -199,6 +199,8 @@ def leading_axis(
                     np.float64(tensor[5, z, y, x]),
                 )
                 trace = a + b + c
+                if trace <= 0.0:
+                    continue
                 minors = a * b + a * c + b * c - d * d - e * e - f * f
                 p, q, r, s, t, w = a, b, c, d, e, f
                 for _ in range(7):

@@ -99,13 +99,16 @@ def find_hedgehogs(
 
 
 def _unit(vector: Volume, valid: Mask) -> Volume:
-    """Unit vectors, zero where not valid."""
+    """Unit vectors, zero where not valid; z where the vector is zero itself, so that a defect
+    that lies on a voxel has a cube to be in."""
     length = np.zeros(valid.shape, np.float32)
     for component in vector:
         length += np.square(component, where=valid, out=np.zeros_like(length))
     np.sqrt(length, out=length)
     out = np.zeros_like(vector)
-    return np.divide(vector, length, out=out, where=valid & (length > 0))
+    np.divide(vector, length, out=out, where=valid & (length > 0))
+    out[2, valid & (length == 0)] = 1.0
+    return out
 
 
 def _limit(vector: Volume, mean: Volume, valid: Mask, significance: float) -> float:
