@@ -16,17 +16,47 @@ from pipeline.analyse.winding import FIRST, SECOND, whole_face
 FULL = 4.0 * np.pi
 
 
+NUDGE = 1e-4
+"""Angle [rad] by which directions are moved where two of them are exactly opposite: the arc between
+them is then one arc, the same one for every triangle."""
+
+DEGENERATE = 1e-6
+
+
 @njit(cache=True, nogil=True)
-def _triangle(m, a, b, c):  # type: ignore[no-untyped-def]
+def _direction(m, at, nudge):  # type: ignore[no-untyped-def]
+    """Direction at a voxel, moved by a fixed number for each voxel."""
+    x, y, z = np.float64(m[0][at]), np.float64(m[1][at]), np.float64(m[2][at])
+    if nudge == 0.0:
+        return x, y, z
+    mixed = (at[0] * 73856093) ^ (at[1] * 19349663) ^ (at[2] * 83492791)
+    x += nudge * (((mixed * 2654435761) & 0xFFFF) / 65536.0 - 0.5)
+    y += nudge * (((mixed * 2246822519) & 0xFFFF) / 65536.0 - 0.4)
+    z += nudge * (((mixed * 3266489917) & 0xFFFF) / 65536.0 - 0.3)
+    norm = 1.0 / np.sqrt(x * x + y * y + z * z)
+    return x * norm, y * norm, z * norm
+
+
+@njit(cache=True, nogil=True)
+def _triangle(m, a, b, c, nudge):  # type: ignore[no-untyped-def]
     """Solid angle of the directions at three voxels, -2π to 2π."""
-    ax, ay, az = np.float64(m[0][a]), np.float64(m[1][a]), np.float64(m[2][a])
-    bx, by, bz = np.float64(m[0][b]), np.float64(m[1][b]), np.float64(m[2][b])
-    cx, cy, cz = np.float64(m[0][c]), np.float64(m[1][c]), np.float64(m[2][c])
+    ax, ay, az = _direction(m, a, nudge)
+    bx, by, bz = _direction(m, b, nudge)
+    cx, cy, cz = _direction(m, c, nudge)
     above = ax * (by * cz - bz * cy) + ay * (bz * cx - bx * cz) + az * (bx * cy - by * cx)
     ab = ax * bx + ay * by + az * bz
     bc = bx * cx + by * cy + bz * cz
     ca = cx * ax + cy * ay + cz * az
-    return 2.0 * np.arctan2(above, 1.0 + ab + bc + ca)
+    below = 1.0 + ab + bc + ca
+    return 2.0 * np.arctan2(above, below), abs(above) + abs(below) < DEGENERATE
+
+
+@njit(cache=True, nogil=True)
+def _solid_angle(m, a, b, c):  # type: ignore[no-untyped-def]
+    found, degenerate = _triangle(m, a, b, c, 0.0)
+    if degenerate:
+        found, _ = _triangle(m, a, b, c, NUDGE)
+    return found
 
 
 @njit(cache=True, nogil=True, parallel=True)
@@ -54,7 +84,9 @@ def face_fluxes(unit: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[
                 for normal in range(3):
                     whole, a, b, c = whole_face(valid, z, y, x, normal)
                     if whole:
-                        out[normal, z, y, x] = _triangle(unit, o, a, b) + _triangle(unit, o, b, c)
+                        out[normal, z, y, x] = _solid_angle(unit, o, a, b) + _solid_angle(
+                            unit, o, b, c
+                        )
     return out
 
 

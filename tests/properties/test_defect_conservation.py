@@ -160,6 +160,20 @@ def test_the_flux_through_a_closed_box_is_the_charge_inside(seed, empty, data):
     assert charges.sum(dtype=int) + holes.sum() == 0
 
 
+@QUICK
+@given(
+    npst.arrays(np.int8, (3, 4, 4, 4), elements=st.integers(-1, 1)),
+    npst.arrays(np.bool_, (4, 4, 4)),
+)
+def test_charges_add_up_where_directions_are_exactly_opposite(vector, valid):
+    valid = valid & vector.any(axis=0)
+    length = np.maximum(np.linalg.norm(vector, axis=0), 1.0)
+    flux = face_fluxes((vector / length).astype(np.float32), valid)
+    label, count = label_holes(valid, EVERYWHERE)
+    charges = cube_charges(flux, valid).sum(dtype=int)
+    assert charges + hole_charges(flux, valid, label, count).sum() == 0
+
+
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(SEEDS, FILL, st.sampled_from(["x", "y", "z"]), st.sampled_from([0.0, 1.0]))
 def test_what_is_listed_and_what_is_cancelled_keep_the_sums(seed, empty, normal, average):
