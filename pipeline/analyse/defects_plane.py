@@ -19,9 +19,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 
 from pipeline.analyse.averaging import average_axis, noise_level, usable
 from pipeline.analyse.cores import Frames, at_corners, face_corners, points_on_faces, refine
@@ -33,9 +30,10 @@ from pipeline.analyse.defect_results import (
     PlanarLines,
     SliceDefects,
 )
-from pipeline.analyse.noise_pairs import cancel, sample, weak_regions
+from pipeline.analyse.halves import Halves, sort_out, unresolved
+from pipeline.analyse.noise_pairs import sample
 from pipeline.analyse.surroundings import PLACE_NOTE, find_surroundings, to_metres
-from pipeline.analyse.tracing import Faces, Paths, charged_faces, line_extents, trace
+from pipeline.analyse.tracing import Faces, Paths, charged_faces, trace
 from pipeline.analyse.winding import IN_SLICE, hole_windings, label_holes, winding_charges
 from pipeline.io.product import Lines, Product, Table
 from pipeline.io.products import Figure
@@ -111,10 +109,10 @@ def find_planar_defects(
     )
     shape = (inside.shape[0], inside.shape[1], inside.shape[2])
     paths = trace(faces, shape, signed=True)
-    halves = _sort_out(faces, paths, q, inside, limit, settings)
+    halves = sort_out(faces, paths, q, inside, limit, settings)
     to_xyz = _Frame(order, mask.shape, pixel_size_m)
     length = _projected_length(tensor[parts[3]], to_xyz.volume_points(faces.point))
-    group = _unresolved(faces, halves, settings.core_voxels)
+    group = unresolved(faces, halves, settings.core_voxels)
     faces = _refine(faces, paths, halves, group, raw)
     lines, row_of_line = _lines(faces, paths, halves, length, to_xyz)
     row = row_of_line[halves.line]
@@ -176,58 +174,13 @@ class _Frame:
         return to_metres(self.volume_points(points), self.shape, self.pixel_size_m)
 
 
-@dataclass(frozen=True)
-class _Halves:
-    """What became of each charged face and line.
-
-    Attributes
-    ----------
-    line : (k,) int64, of each face.
-    kept : (k,) bool, faces in slices that are listed.
-    gone : (k,) bool, faces in slices that were cancelled as pairs.
-    region : (k,) int64, weak region of faces in slices; -1 elsewhere.
-    tiny : (m,) bool, lines that were dropped as noise.
-    listed : (m,) bool, lines that are listed.
-    """
-
-    line: NDArray[np.int64]
-    kept: Mask
-    gone: Mask
-    region: NDArray[np.int64]
-    tiny: Mask
-    listed: Mask
-
-
-def _sort_out(
-    faces: Faces, paths: Paths, q: Volume, inside: Mask, limit: float, settings: DefectSettings
-) -> _Halves:
-    """Drop loops and pairs that noise explains."""
-    count, n_lines = len(faces.charge), len(paths.closed)
-    line = np.empty(count, np.int64)
-    line[paths.order] = np.repeat(np.arange(n_lines), np.diff(paths.starts))
-    extent = line_extents(faces.point[paths.order], paths.starts)
-    tiny = paths.closed & (extent < settings.min_extent_voxels)
-    in_slice = np.flatnonzero((faces.normal == 0) & ~tiny[line])
-    region, gone = np.full(count, -1), np.zeros(count, np.bool_)
-    region[in_slice] = weak_regions(
-        q, inside, faces.voxel[in_slice], faces.point[in_slice], limit, True
-    )
-    gone[in_slice] = cancel(region[in_slice], faces.charge[in_slice], faces.point[in_slice])
-    kept = np.zeros(count, np.bool_)
-    kept[in_slice] = ~gone[in_slice]
-    crossings = np.bincount(line[in_slice], minlength=n_lines)
-    sure = np.bincount(line, kept, n_lines) > 0
-    between = (crossings == 0) & (extent >= settings.min_extent_voxels)
-    return _Halves(line, kept, gone, region, tiny, ~tiny & (sure | between))
-
-
 def _projected_length(normal_part: Volume, points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Rms length of the director's projection at points z, y, x."""
     return np.sqrt(np.clip(1.0 - sample(normal_part[None], points)[0], 0.0, 1.0))
 
 
 def _lines(
-    faces: Faces, paths: Paths, halves: _Halves, length: NDArray[np.float64], frame: _Frame
+    faces: Faces, paths: Paths, halves: Halves, length: NDArray[np.float64], frame: _Frame
 ) -> tuple[PlanarLines, NDArray[np.int64]]:
     """Lines that are listed, and the row of each line among them (-1: none)."""
     listed = np.flatnonzero(halves.listed)
@@ -250,26 +203,6 @@ def _lines(
     return found, rows
 
 
-def _unresolved(faces: Faces, halves: _Halves, core_voxels: float) -> NDArray[np.int64]:
-    """Number of the defect that each kept half belongs to, in the order of the kept halves."""
-    kept = np.flatnonzero(halves.kept)
-    if len(kept) == 0:
-        return np.zeros(0, np.int64)
-    # Slices far apart, and charges of either sign in lattices of their own.
-    apart = 10.0 * (core_voxels + 1.0)
-    point = np.column_stack(
-        [faces.point[kept] * np.array([apart, 1.0, 1.0]), faces.charge[kept] * apart]
-    )
-    near = cKDTree(point).query_pairs(core_voxels, output_type="ndarray").astype(np.int64)
-    _, region = np.unique(halves.region[kept], return_inverse=True)
-    size = len(kept) + int(region.max()) + 1
-    rows = np.concatenate([near[:, 0], np.arange(len(kept))])
-    columns = np.concatenate([near[:, 1], region + len(kept)])
-    graph = coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(size, size))
-    found = connected_components(graph, directed=False)[1][: len(kept)]
-    return np.unique(found, return_inverse=True)[1].astype(np.int64)
-
-
 def _mean_of(group: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean over the members of each group, (count, ...)."""
     count = int(group.max(initial=-1)) + 1
@@ -280,7 +213,7 @@ def _mean_of(group: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[n
 
 
 def _refine(
-    faces: Faces, paths: Paths, halves: _Halves, group: NDArray[np.int64], raw: Volume
+    faces: Faces, paths: Paths, halves: Halves, group: NDArray[np.int64], raw: Volume
 ) -> Faces:
     """Move kept halves, and the lines between them, to where the field itself turns."""
     kept = np.flatnonzero(halves.kept)
@@ -320,7 +253,7 @@ def _fill_along(shift: NDArray[np.float64], paths: Paths) -> None:
 
 def _resolve(
     faces: Faces,
-    halves: _Halves,
+    halves: Halves,
     group: NDArray[np.int64],
     row: NDArray[np.int64],
     length: NDArray[np.float64],
@@ -373,7 +306,7 @@ def _events(faces: Faces, paths: Paths, row_of_line: NDArray[np.int64], frame: _
 
 
 def _balance(
-    faces: Faces, halves: _Halves, q: Volume, inside: Mask, frame: _Frame
+    faces: Faces, halves: Halves, q: Volume, inside: Mask, frame: _Frame
 ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64] | NDArray[np.int64]]]:
     """Winding of every slice by what carries it, and the pores that carry some."""
     slices, in_slice = faces.voxel[:, 0], faces.normal == 0
