@@ -22,11 +22,18 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.transform import Rotation
+from scipy.special import erf
 
 from pipeline.analyse.defect_lines import find_disclinations
 from pipeline.analyse.defects_plane import ORDER, find_planar_defects
+from pipeline.analyse.edges import grain_edges, material_edges
 from pipeline.analyse.hedgehogs import find_hedgehogs
-from schemas.recipe import DefectSettings
+from pipeline.analyse.resolution import (
+    fourier_shell_correlation,
+    soft_mask,
+    tensor_shell_correlation,
+)
+from schemas.recipe import DefectSettings, EdgeSettings
 
 Array = NDArray[np.float64]
 
@@ -405,6 +412,85 @@ def quiet_rows(size: str) -> list[Row]:
     ]
 
 
+# Resolution and edges --------------------------------------------------------------------------
+
+
+def noisy_copies(
+    shape: tuple[int, ...], cutoff: float, snr: float, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Two copies of a field of power `exp(-(f / cutoff)²)` with white noise of power `1 / snr`."""
+    axes = np.meshgrid(*[np.fft.fftfreq(n) for n in shape], indexing="ij")
+    squared = sum(axis**2 for axis in axes)
+    spectrum = np.fft.fftn(rng.standard_normal(shape)) * np.exp(-0.5 * squared / cutoff**2)
+    signal = np.fft.ifftn(spectrum).real
+    one, other = rng.standard_normal((2, *shape)) / np.sqrt(snr)
+    return signal + one, signal + other
+
+
+def correlation_error(
+    shape: tuple[int, ...], pairs: int, mask: Array | None, parts: int = 1
+) -> tuple[float, float]:
+    """Mean over shells of the deviation from `S / (S + N)`: of the mean of all pairs, of one."""
+    rng = np.random.default_rng([6, len(shape), pairs, parts])
+    cutoff, snr = 0.15, 20.0
+    curves = []
+    for _ in range(pairs):
+        copies = [noisy_copies(shape, cutoff, snr, rng) for _ in range(parts)]
+        if parts == 1:
+            found = fourier_shell_correlation(*copies[0], 1.0, mask)
+        else:
+            one, other = (np.stack([copy[k] for copy in copies]) for k in (0, 1))
+            found = tensor_shell_correlation(one, other, 1.0, mask)
+        curves.append(found.correlation)
+    power = snr * np.exp(-((found.frequency / cutoff) ** 2))
+    # The first shells hold a few dozen voxels, and under a mask fewer that are independent.
+    error = (np.array(curves) - power / (1.0 + power))[:, 3:]
+    return float(np.abs(error.mean(axis=0)).mean()), float(np.abs(error).mean())
+
+
+def resolution_rows(size: str) -> Iterator[Row]:
+    """Shell and ring correlation of two noisy copies against the analytic curve."""
+    n, flat = {"tiny": (32, 256), "demo": (96, 512), "paper": (160, 1024)}[size]
+    z, y, x = np.indices((n, n, n)) - n // 2
+    ball = (x**2 + y**2 + z**2) < (0.35 * n) ** 2
+    pairs = 12
+    for name, shape, mask, parts in (
+        ("shells", (n, n, n), None, 1),
+        ("shells, soft mask", (n, n, n), soft_mask(ball), 1),
+        ("shells, tensor", (n, n, n), None, 6),
+        ("rings", (flat, flat), None, 1),
+    ):
+        count = pairs if parts == 1 else 2
+        mean, single = correlation_error(shape, count, mask, parts)
+        detail = f"{'x'.join(map(str, shape))}, mean of {count}; one alone {single:.4f}"
+        yield Row(f"correlation, {name}", mean, 0.01, 0.005, "mean deviation", False, detail)
+
+
+def edge_rows(size: str) -> Iterator[Row]:
+    """Planted blurs: 10-90 % widths of a sphere's surface and of a perpendicular boundary."""
+    n = {"tiny": 40, "demo": 64, "paper": 64}[size]
+    z, y, x = np.indices((n, n, n)) - n // 2
+    settings = EdgeSettings(max_profiles=500 if size == "tiny" else 20000)
+    rng = np.random.default_rng(7)
+    for sigma in (1.0, 1.5):
+        depth = 0.35 * n - np.sqrt((x - 0.3) ** 2 + (y + 0.2) ** 2 + z**2)
+        share = 0.5 * (1 + erf(depth / (np.sqrt(2) * sigma)))
+        volume = (share + 0.03 * rng.standard_normal(share.shape)).astype(np.float32)
+        (found,) = material_edges(volume, (depth > 0).astype(np.uint8), ["ball"], 1.0, settings)
+        detail = f"{len(found.width_m)} profiles, spread {found.width_m.std():.3f} voxels"
+        error = 100 * abs(np.median(found.width_m) / (2.5631 * sigma) - 1)
+        yield Row(f"edge of a sphere, blur {sigma}", error, 5, 2, "% of width", False, detail)
+        depth = 0.6 * x + 0.3 * y + 0.742 * z + 0.2
+        share = 0.5 * (1 + erf(depth / (np.sqrt(2) * sigma)))
+        tensor = 0.02 * rng.standard_normal((6, n, n, n))
+        tensor[0] += share
+        tensor[1] += 1 - share
+        (found,) = grain_edges(tensor.astype(np.float32), 1 + (depth > 0), 1.0, settings)
+        detail = f"{len(found.width_m)} profiles, spread {found.width_m.std():.3f} voxels"
+        error = 100 * abs(np.median(found.width_m) / (2.5631 * sigma) - 1)
+        yield Row(f"boundary of 90 degrees, blur {sigma}", error, 5, 2, "% of width", False, detail)
+
+
 # Time ------------------------------------------------------------------------------------------
 
 
@@ -432,10 +518,10 @@ def time_rows(size: str) -> Iterator[Row]:
     for search in searches:
         # Compiled before the clock starts.
         search(np.ascontiguousarray(axis[small]), mask[small[1:]].copy(), 1.0)
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         search(axis, mask, 1.0)
-        taken = time.perf_counter() - start
-        detail = "x".join(map(str, shape))
+        taken, used = time.perf_counter() - start, time.process_time() - used
+        detail = f"{'x'.join(map(str, shape))}, {used:.2f} s of processor"
         yield Row(f"time of {search.__name__}", taken, 60, 60, "s", False, detail)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     yield Row("memory of the process", peak, 8, 8, "GiB", False, "at most")
@@ -446,6 +532,8 @@ GROUPS: dict[str, Callable[[str], list[Row]]] = {
     "lines": line_rows,
     "hedgehogs": hedgehog_rows,
     "quiet": quiet_rows,
+    "resolution": lambda size: list(resolution_rows(size)),
+    "edges": lambda size: list(edge_rows(size)),
     "time": lambda size: list(time_rows(size)),
 }
 
