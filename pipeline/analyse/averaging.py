@@ -20,6 +20,9 @@ from pipeline.tomography.contrast import TENSOR_COMPONENTS
 SAMPLES = 1 << 18
 """Voxels from which the noise is estimated."""
 
+ELEMENT = 8.0
+"""Voxels over which the noise of a reconstruction is alike: two along each axis, its resolution."""
+
 REACH = 3.0
 """Standard deviations at which the Gaussian ends."""
 
@@ -135,19 +138,23 @@ def _smooth(values: NDArray[np.float32], sigma: float) -> None:
 
 
 def noise_level(
-    field: NDArray[np.float32], averaged: NDArray[np.float32], valid: NDArray[np.bool_]
+    field: NDArray[np.float32],
+    averaged: NDArray[np.float32],
+    valid: NDArray[np.bool_],
+    sigma_voxels: float,
 ) -> float:
-    """Typical length of what an average took away, from the median over voxels.
+    """Noise of an averaged field, from what the average took away of every voxel.
 
     Parameters
     ----------
     field, averaged : (c, z, y, x) float32.
     valid : (z, y, x) bool.
+    sigma_voxels : standard deviation of the average.
 
     Returns
     -------
-    Root of the median squared length, in the unit of the field. No credit is given for the
-    averaging, since the noise of a reconstruction is alike over about as many voxels.
+    Typical length, in the unit of the field: the root of the median squared length of the
+    difference, less what the average gains over as many resolution elements as it holds.
     """
     places = np.flatnonzero(valid)
     if len(places) == 0:
@@ -156,7 +163,8 @@ def noise_level(
     squared = np.zeros(len(places))
     for one, other in zip(field, averaged, strict=True):
         squared += (one.ravel()[places].astype(np.float64) - other.ravel()[places]) ** 2
-    return float(np.sqrt(np.median(squared)))
+    held = 8.0 * math.pi**1.5 * sigma_voxels**3
+    return float(np.sqrt(np.median(squared) / max(held / ELEMENT, 1.0)))
 
 
 @njit(cache=True, nogil=True, parallel=True, error_model="numpy")

@@ -97,7 +97,7 @@ def find_planar_defects(
     before = int(np.count_nonzero(winding_charges(raw, known, True)))
     limit = max(
         float(np.sin(np.radians(settings.escape_deg)) ** 2),
-        settings.significance * noise_level(raw, q, known),
+        settings.significance * noise_level(raw, q, known, settings.average_voxels),
     )
     limit = min(limit, STRONGEST_LIMIT)
     faces = charged_faces(winding_charges(q, inside))

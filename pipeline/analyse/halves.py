@@ -51,9 +51,7 @@ def sort_out(
     tiny = paths.closed & (extent < settings.min_extent_voxels)
     in_slice = np.flatnonzero((faces.normal == 0) & ~tiny[line])
     region, gone = np.full(count, -1), np.zeros(count, np.bool_)
-    region[in_slice] = weak_regions(
-        q, inside, faces.voxel[in_slice], faces.point[in_slice], limit, True
-    )
+    region[in_slice] = weak_regions(q, inside, faces.voxel[in_slice], limit, True)
     gone[in_slice] = cancel(region[in_slice], faces.charge[in_slice], faces.point[in_slice])
     kept = np.zeros(count, np.bool_)
     kept[in_slice] = ~gone[in_slice]

@@ -66,7 +66,7 @@ def find_hedgehogs(
     carrying, valid = usable(vector, mask)
     before = cube_charges(face_fluxes(_unit(vector, carrying), carrying), carrying)
     mean = average_vector(vector, carrying, valid, settings.average_voxels)
-    limit = _limit(vector, mean, carrying, settings.significance)
+    limit = _limit(vector, mean, carrying, settings)
     unit = _unit(mean, valid)
     flux = face_fluxes(unit, valid)
     charges = cube_charges(flux, valid)
@@ -76,7 +76,7 @@ def find_hedgehogs(
     cells, point, charge = (
         np.repeat(values, np.abs(charge), axis=0) for values in (cells, point, np.sign(charge))
     )
-    gone = cancel(weak_regions(mean, valid, cells, point, limit, False), charge, point)
+    gone = cancel(weak_regions(mean, valid, cells, limit, False), charge, point)
     distance, place = find_surroundings(valid).of(point[~gone], settings.surface_voxels)
     pores, outside = _pores(flux, valid, pixel_size_m)
     area = np.float32(pixel_size_m**-2)
@@ -111,10 +111,11 @@ def _unit(vector: Volume, valid: Mask) -> Volume:
     return out
 
 
-def _limit(vector: Volume, mean: Volume, valid: Mask, significance: float) -> float:
+def _limit(vector: Volume, mean: Volume, carrying: Mask, settings: DefectSettings) -> float:
     """Length of the averaged vector below which it is taken for noise."""
-    typical = noise_level(mean, np.zeros_like(mean), valid)
-    return min(significance * noise_level(vector, mean, valid), STRONGEST_LIMIT * typical)
+    typical = noise_level(mean, np.zeros_like(mean), carrying, 0.0)
+    noise = noise_level(vector, mean, carrying, settings.average_voxels)
+    return min(settings.significance * noise, STRONGEST_LIMIT * typical)
 
 
 def _pores(

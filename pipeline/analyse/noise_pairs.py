@@ -15,19 +15,12 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
-
-BETWEEN = 1.8
-"""Distance [voxel] of charges in neighbouring cells, between which no voxel need lie."""
 
 
 def weak_regions(
     field: NDArray[np.float32],
     valid: NDArray[np.bool_],
     cells: NDArray[np.int64],
-    points: NDArray[np.float64],
     limit: float,
     in_slice: bool,
 ) -> NDArray[np.int64]:
@@ -38,7 +31,6 @@ def weak_regions(
     field : (c, n, v, u) float32.
     valid : (n, v, u) bool.
     cells : (k, 3) int64 n, v, u, lowest voxel of each charge's face (in a slice) or cube.
-    points : (k, 3) float64 n, v, u [voxel], of the charges.
     limit : length of the field.
     in_slice : regions end at their slice, and charges sit on faces of it.
 
@@ -46,27 +38,7 @@ def weak_regions(
     -------
     (k,) int64, the same number for charges of one region.
     """
-    if len(cells) == 0:
-        return np.zeros(0, np.int64)
-    touched, n_regions = _flood(field, valid, cells, limit, in_slice)
-    beside = _weak_pairs(field, points, limit, in_slice)
-    rows = np.concatenate([touched[:, 0], beside[:, 0]])
-    columns = np.concatenate([touched[:, 1] + len(cells), beside[:, 1]])
-    size = len(cells) + n_regions + 1
-    graph = coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(size, size))
-    return connected_components(graph, directed=False)[1][: len(cells)].astype(np.int64)
-
-
-def _weak_pairs(
-    field: NDArray[np.float32], points: NDArray[np.float64], limit: float, in_slice: bool
-) -> NDArray[np.int64]:
-    """Charges in neighbouring cells with a weak field half way between them."""
-    scaled = points * np.array([100.0 if in_slice else 1.0, 1.0, 1.0])
-    pairs = cKDTree(scaled).query_pairs(BETWEEN, output_type="ndarray").astype(np.int64)
-    if len(pairs) == 0:
-        return np.zeros((0, 2), np.int64)
-    middle = 0.5 * (points[pairs[:, 0]] + points[pairs[:, 1]])
-    return pairs[np.linalg.norm(sample(field, middle), axis=0) < limit]
+    return _flood(field, valid, cells, limit, in_slice)
 
 
 def sample(field: NDArray[np.float32], points: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -82,52 +54,80 @@ def sample(field: NDArray[np.float32], points: NDArray[np.float64]) -> NDArray[n
 
 
 @njit(cache=True, nogil=True)
-def _flood(field, valid, cells, limit, in_slice):  # type: ignore[no-untyped-def]
-    """Fill the weak regions that touch a charge; pairs (charge, region) and number of regions."""
-    nn, nv, nu = valid.shape
-    region = np.zeros((nn, nv, nu), np.int32)
-    touched = np.empty((8 * len(cells), 2), np.int64)
-    n_touched, count = 0, 0
-    stack = np.empty((1024, 3), np.int64)
-    reach = 0 if in_slice else 1
-    for cell in range(len(cells)):
-        for corner in range(4 if in_slice else 8):
-            n = cells[cell, 0] + (corner >> 2)
-            v, u = cells[cell, 1] + ((corner >> 1) & 1), cells[cell, 2] + (corner & 1)
-            if not _weak(field, valid, n, v, u, limit):
-                continue
-            if region[n, v, u] == 0:
-                count += 1
-                region[n, v, u] = count
-                stack[0, 0], stack[0, 1], stack[0, 2] = n, v, u
-                top = 1
-                while top > 0:
-                    top -= 1
-                    i, j, k = stack[top, 0], stack[top, 1], stack[top, 2]
-                    if top + 27 > len(stack):
-                        larger = np.empty((2 * len(stack), 3), np.int64)
-                        larger[: len(stack)] = stack
-                        stack = larger
-                    for a in range(max(i - reach, 0), min(i + reach + 1, nn)):
-                        for b in range(max(j - 1, 0), min(j + 2, nv)):
-                            for c in range(max(k - 1, 0), min(k + 2, nu)):
-                                if region[a, b, c] == 0 and _weak(field, valid, a, b, c, limit):
-                                    region[a, b, c] = count
-                                    stack[top, 0], stack[top, 1], stack[top, 2] = a, b, c
-                                    top += 1
-            touched[n_touched, 0], touched[n_touched, 1] = cell, region[n, v, u]
-            n_touched += 1
-    return touched[:n_touched], count
+def _chord(field, a, b):  # type: ignore[no-untyped-def]
+    """Least squared length of a field that is linear between two voxels."""
+    square, along, across = 0.0, 0.0, 0.0
+    for part in range(field.shape[0]):
+        x, y = np.float64(field[part][a]), np.float64(field[part][b]) - field[part][a]
+        square += x * x
+        along += x * y
+        across += y * y
+    if along >= 0.0 or across == 0.0:
+        return square
+    t = min(-along / across, 1.0)
+    return max(square + 2.0 * t * along + t * t * across, 0.0)
 
 
 @njit(cache=True, nogil=True)
-def _weak(field, valid, n, v, u, limit):  # type: ignore[no-untyped-def]
-    if not valid[n, v, u]:
+def _open(field, valid, n, v, u, axis, in_slice, limit):  # type: ignore[no-untyped-def]
+    """Whether the field is weak somewhere on the lower wall of a cell along an axis.
+
+    The wall of a plaquette is an edge; that of a cube is a face, looked at along its edges and
+    diagonals.
+    """
+    a = (n, v, u)
+    if in_slice:
+        b = (n, v, u + 1) if axis == 1 else (n, v + 1, u)
+        return valid[a] and valid[b] and _chord(field, a, b) < limit * limit
+    b = (n + 1, v, u) if axis != 0 else (n, v + 1, u)
+    c = (n, v, u + 1) if axis != 2 else (n, v + 1, u)
+    d = (b[0] + c[0] - n, b[1] + c[1] - v, b[2] + c[2] - u)
+    if not (valid[a] and valid[b] and valid[c] and valid[d]):
         return False
-    squared = 0.0
-    for part in range(field.shape[0]):
-        squared += field[part, n, v, u] * field[part, n, v, u]
-    return squared < limit * limit
+    least = min(_chord(field, a, b), _chord(field, c, d), _chord(field, a, d))
+    least = min(least, _chord(field, a, c), _chord(field, b, d), _chord(field, b, c))
+    return least < limit * limit
+
+
+@njit(cache=True, nogil=True)
+def _flood(field, valid, cells, limit, in_slice):  # type: ignore[no-untyped-def]
+    """Number of the region of each cell, filled through walls on which the field is weak."""
+    region = np.zeros(valid.shape, np.int32)
+    out = np.zeros(len(cells), np.int64)
+    stack = np.empty((1024, 3), np.int64)
+    count = 0
+    for k in range(len(cells)):
+        start = (cells[k, 0], cells[k, 1], cells[k, 2])
+        if region[start] == 0:
+            count += 1
+            region[start] = count
+            stack[0, 0], stack[0, 1], stack[0, 2] = start
+            top = 1
+            while top > 0:
+                top -= 1
+                at = (stack[top, 0], stack[top, 1], stack[top, 2])
+                if top + 7 > len(stack):
+                    larger = np.empty((2 * len(stack), 3), np.int64)
+                    larger[: len(stack)] = stack
+                    stack = larger
+                for side in range(2 if in_slice else 0, 6):
+                    axis, up = side // 2, side % 2
+                    n = at[0] + (2 * up - 1) * (axis == 0)
+                    v = at[1] + (2 * up - 1) * (axis == 1)
+                    u = at[2] + (2 * up - 1) * (axis == 2)
+                    if n < 0 or v < 0 or u < 0 or v + 1 >= valid.shape[1]:
+                        continue
+                    if u + 1 >= valid.shape[2] or n + (0 if in_slice else 1) >= valid.shape[0]:
+                        continue
+                    if region[n, v, u] != 0:
+                        continue
+                    wall = (n, v, u) if up else at
+                    if _open(field, valid, *wall, axis, in_slice, limit):
+                        region[n, v, u] = count
+                        stack[top, 0], stack[top, 1], stack[top, 2] = n, v, u
+                        top += 1
+        out[k] = region[start]
+    return out
 
 
 def cancel(

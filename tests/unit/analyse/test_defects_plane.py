@@ -136,7 +136,7 @@ def test_pairs_are_cancelled_only_inside_a_weak_region_and_to_its_sum():
     valid = np.ones((1, 8, 12), bool)
     cells = np.array([[0, 3, 3], [0, 3, 5], [0, 4, 7], [0, 6, 10]])
     charge = np.array([1, -1, 1, -1])
-    region = weak_regions(field, valid, cells, cells + 0.5, 0.1, True)
+    region = weak_regions(field, valid, cells, 0.1, True)
     assert len(set(region[:3].tolist())) == 1
     assert region[3] != region[0]
     gone = cancel(region, charge, cells + 0.5)
