@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, stats
 
 from pipeline.errors import InputError
 from pipeline.tomography.contrast import TENSOR_COMPONENTS
@@ -22,6 +22,8 @@ SAMPLES = 1 << 18
 
 ELEMENT = 8.0
 """Voxels over which the noise of a reconstruction is alike: two along each axis, its resolution."""
+
+QUARTILE = 0.25
 
 REACH = 3.0
 """Standard deviations at which the Gaussian ends."""
@@ -143,7 +145,7 @@ def noise_level(
     valid: NDArray[np.bool_],
     sigma_voxels: float,
 ) -> float:
-    """Noise of an averaged field, from what the average took away of every voxel.
+    """Noise of an averaged field, from what the average took away of each voxel.
 
     Parameters
     ----------
@@ -153,18 +155,25 @@ def noise_level(
 
     Returns
     -------
-    Typical length, in the unit of the field: the root of the median squared length of the
-    difference, less what the average gains over as many resolution elements as it holds.
+    Standard deviation of one component, in the unit of the field: from the lower quartile of the
+    squared difference, since boundaries are in the upper ones, less what the average gains over as
+    many resolution elements as it holds.
     """
-    places = np.flatnonzero(valid)
+    places = sampled(valid)
     if len(places) == 0:
         return 0.0
-    places = places[:: math.ceil(len(places) / SAMPLES)]
     squared = np.zeros(len(places))
     for one, other in zip(field, averaged, strict=True):
         squared += (one.ravel()[places].astype(np.float64) - other.ravel()[places]) ** 2
+    variance = float(np.quantile(squared, QUARTILE)) / stats.chi2.ppf(QUARTILE, len(field))
     held = 8.0 * math.pi**1.5 * sigma_voxels**3
-    return float(np.sqrt(np.median(squared) / max(held / ELEMENT, 1.0)))
+    return math.sqrt(variance / max(held / ELEMENT, 1.0))
+
+
+def sampled(valid: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Flat indices of evenly spread valid voxels, `SAMPLES` to twice as many at most."""
+    places = np.flatnonzero(valid)
+    return places[:: max(len(places) // SAMPLES, 1)]
 
 
 @njit(cache=True, nogil=True, parallel=True, error_model="numpy")

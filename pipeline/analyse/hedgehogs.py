@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pipeline.analyse.averaging import average_vector, noise_level, usable
+from pipeline.analyse.averaging import average_vector, noise_level, sampled, usable
 from pipeline.analyse.cores import trilinear_zero
 from pipeline.analyse.defect_results import Hedgehogs
 from pipeline.analyse.noise_pairs import cancel, weak_regions
@@ -113,7 +113,9 @@ def _unit(vector: Volume, valid: Mask) -> Volume:
 
 def _limit(vector: Volume, mean: Volume, carrying: Mask, settings: DefectSettings) -> float:
     """Length of the averaged vector below which it is taken for noise."""
-    typical = noise_level(mean, np.zeros_like(mean), carrying, 0.0)
+    places = sampled(carrying)
+    squared = [np.square(part.ravel()[places], dtype=np.float64) for part in mean]
+    typical = float(np.sqrt(np.median(np.sum(squared, axis=0)))) if len(places) else 0.0
     noise = noise_level(vector, mean, carrying, settings.average_voxels)
     return min(settings.significance * noise, STRONGEST_LIMIT * typical)
 
