@@ -160,12 +160,23 @@ def noise_level(
     many resolution elements as it holds.
     """
     places = sampled(valid)
-    if len(places) == 0:
-        return 0.0
     squared = np.zeros(len(places))
     for one, other in zip(field, averaged, strict=True):
         squared += (one.ravel()[places].astype(np.float64) - other.ravel()[places]) ** 2
-    variance = float(np.quantile(squared, QUARTILE)) / stats.chi2.ppf(QUARTILE, len(field))
+    return gaussian_noise(squared, len(field), sigma_voxels)
+
+
+def gaussian_noise(squared: NDArray[np.float64], dimensions: int, sigma_voxels: float) -> float:
+    """Standard deviation of an average's component from squared lengths of what it took away.
+
+    Parameters
+    ----------
+    squared : (k,) float64, squared lengths of vectors of so many dimensions.
+    sigma_voxels : standard deviation of the average.
+    """
+    if len(squared) == 0:
+        return 0.0
+    variance = float(np.quantile(squared, QUARTILE)) / stats.chi2.ppf(QUARTILE, dimensions)
     held = 8.0 * math.pi**1.5 * sigma_voxels**3
     return math.sqrt(variance / max(held / ELEMENT, 1.0))
 

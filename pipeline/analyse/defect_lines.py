@@ -12,13 +12,20 @@ Lines are found on the lattice by parity, so that they close or end at a surface
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pipeline.analyse.averaging import average_axis, leading_axis, usable
+from pipeline.analyse.averaging import (
+    average_axis,
+    gaussian_noise,
+    leading_axis,
+    sampled,
+    usable,
+)
 from pipeline.analyse.cores import (
     FACE_AXES,
     Frames,
@@ -42,6 +49,9 @@ Array = NDArray[np.float64]
 
 SMOOTH = 5
 """Faces of a line over which its direction and its profile are averaged: some three voxels."""
+
+DECIDED = 75
+"""Percentage of a line's faces that must be undecided for the line to be."""
 
 WEDGE = float(np.cos(np.pi / 4))
 """Cosine beyond which a profile is called a wedge; half way to a twist."""
@@ -78,7 +88,8 @@ def find_disclinations(
     tensor = averaged
     if tensor is None:
         tensor = average_axis(axis, carrying, valid, settings.average_voxels)
-    faces = charged_faces(parity_charges(leading_axis(tensor, valid)[0], valid))
+    mean, _ = leading_axis(tensor, valid)
+    faces = charged_faces(parity_charges(mean, valid))
     point, turning = _cores(faces, tensor)
     faces = Faces(faces.normal, faces.voxel, faces.charge, point)
     shape = (valid.shape[0], valid.shape[1], valid.shape[2])
@@ -86,7 +97,9 @@ def find_disclinations(
     tiny = paths.closed & (
         line_extents(point[paths.order], paths.starts) < settings.min_extent_voxels
     )
-    course = _course(faces, paths, ~tiny, turning)
+    limit = settings.significance * _axis_noise(axis, mean, carrying, settings.average_voxels)
+    unsure = paths.closed & ~tiny & (_margins(faces, paths, mean) < limit)
+    course = _course(faces, paths, ~(tiny | unsure), turning)
     points = course.points + _shift(course, axis, carrying)
     distance, place = find_surroundings(valid).of(points, settings.surface_voxels)
     metres = to_metres(points, valid.shape, pixel_size_m)
@@ -109,8 +122,35 @@ def find_disclinations(
         before,
         len(faces.charge),
         int(tiny.sum()),
+        int(unsure.sum()),
+        math.degrees(limit),
         int(np.count_nonzero(place[ends] == PORE)),
         () if valid.any() else ("No voxel carries an orientation, so that nothing was looked at.",),
+    )
+
+
+def _axis_noise(axis: Volume, mean: Volume, carrying: Mask, sigma_voxels: float) -> float:
+    """Standard deviation of the averaged axis in one direction [rad]."""
+    places = sampled(carrying)
+    one, other = (field.reshape(3, -1)[:, places].astype(np.float64) for field in (axis, mean))
+    other = other * np.where((one * other).sum(axis=0) < 0, -1.0, 1.0)
+    # Across an axis there are two directions, along it none.
+    squared = ((one - other) ** 2).sum(axis=0)
+    return gaussian_noise(squared, 2, sigma_voxels)
+
+
+def _margins(faces: Faces, paths: Paths, mean: Volume) -> Array:
+    """By how much it is decided which way the axis turns around most faces of each line [rad].
+
+    Of a face that is what its least decided edge lacks from 90 degrees. A core near the middle of
+    an edge leaves that edge undecided although the line is certain, but not face after face.
+    """
+    around = at_corners(mean, face_corners(faces)[[0, 1, 3, 2]])
+    cosine = np.abs((around * np.roll(around, -1, axis=1)).sum(axis=0)).min(axis=0)
+    margin = np.arcsin(np.minimum(cosine, 1.0))[paths.order]
+    return np.array(
+        [np.percentile(margin[a:b], DECIDED) for a, b in itertools.pairwise(paths.starts)],
+        np.float64,
     )
 
 
@@ -306,7 +346,9 @@ def as_product(found: DisclinationLines) -> Product:
         PLACE_NOTE,
         f"Averaging changed the number of pierced lattice faces from "
         f"{found.pierced_before_averaging} to {found.pierced_after_averaging}; "
-        f"{found.cancelled_loops} small closed loops were taken for noise.",
+        f"{found.cancelled_loops} small closed loops were taken for noise, and "
+        f"{found.undecided_loops} run along boundaries within {found.noise_deg:.1f} degrees of "
+        "perpendicular, where noise decides their course.",
     )
     return Product(
         "disclinations",
@@ -333,4 +375,7 @@ def _figures(found: DisclinationLines) -> dict[str, Figure]:
         },
         "line ends at pores": Figure(found.pore_ends, ""),
         "cancelled loops": Figure(found.cancelled_loops, "", description="taken for noise"),
+        "undecided loops": Figure(
+            found.undecided_loops, "", description="along perpendicular boundaries; not listed"
+        ),
     }

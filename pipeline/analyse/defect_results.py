@@ -133,6 +133,9 @@ class DisclinationLines:
     shares : (k, 3) float64, shares of the length that are +1/2, -1/2, and twist.
     pierced_before_averaging, pierced_after_averaging : lattice faces that lines pass through.
     cancelled_loops : closed lines smaller than noise allows to tell.
+    undecided_loops : closed lines along boundaries at which the axes are perpendicular within
+        noise, so that noise decides where the line runs; not listed.
+    noise_deg : float [degree], from 90, below which neighbours are perpendicular within noise.
     pore_ends : ends of lines near a pore.
     notes : sentences.
     """
@@ -150,6 +153,8 @@ class DisclinationLines:
     pierced_before_averaging: int
     pierced_after_averaging: int
     cancelled_loops: int
+    undecided_loops: int
+    noise_deg: float
     pore_ends: int
     notes: tuple[str, ...] = ()
 

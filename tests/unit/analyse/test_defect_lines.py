@@ -97,6 +97,21 @@ def test_an_escaped_integer_line_is_no_disclination():
     assert len(found.closed) == 0
 
 
+def test_loops_on_a_perpendicular_boundary_are_counted_as_undecided():
+    """At 90 degrees noise decides from voxel to voxel which way the axis turns."""
+    axis = np.zeros((3, N, N, N))
+    axis[0], axis[1] = X < 0, X >= 0
+    found = find_disclinations(noisy(axis), ALL, 1.0)
+    assert found.pierced_after_averaging > 300
+    assert found.undecided_loops > 0
+    assert not found.closed.any()
+    assert f"{found.undecided_loops} run along boundaries" in as_product(found).notes[-1]
+    tilted = axis.copy()
+    tilted[2] = 0.5
+    clear = find_disclinations(noisy(tilted), ALL, 1.0)
+    assert clear.pierced_after_averaging == 0
+
+
 def test_nothing_to_look_at_is_an_empty_product_that_says_so():
     product = as_product(
         find_disclinations(np.zeros((3, 4, 4, 4), np.float32), ALL[:4, :4, :4], 1.0)
