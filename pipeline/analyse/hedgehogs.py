@@ -79,15 +79,19 @@ def find_hedgehogs(
     gone = cancel(weak_regions(mean, valid, cells, limit, False), charge, point)
     distance, place = find_surroundings(valid).of(point[~gone], settings.surface_voxels)
     pores, outside = _pores(flux, valid, pixel_size_m)
-    area = np.float32(pixel_size_m**-2)
+    field = turning = None
+    if maps:
+        field, turning = voxel_fluxes(flux, valid), curl(unit, valid)
+        field *= np.float32(pixel_size_m**-2)
+        turning /= np.float32(pixel_size_m)
     return Hedgehogs(
         pixel_size_m,
         to_metres(point[~gone], valid.shape, pixel_size_m),
         charge[~gone],
         distance * pixel_size_m,
         place,
-        voxel_fluxes(flux, valid) * area if maps else None,
-        curl(unit, valid) / np.float32(pixel_size_m) if maps else None,
+        field,
+        turning,
         pores,
         outside,
         int(np.abs(before.astype(np.int64)).sum()),
