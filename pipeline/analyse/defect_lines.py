@@ -35,7 +35,7 @@ from pipeline.analyse.cores import (
     refine,
 )
 from pipeline.analyse.defect_results import DisclinationLines
-from pipeline.analyse.surroundings import PLACE_NOTE, PORE, find_surroundings, to_metres
+from pipeline.analyse.surroundings import PLACES, PORE, find_surroundings, to_metres
 from pipeline.analyse.tracing import Faces, Paths, charged_faces, line_extents, trace
 from pipeline.analyse.winding import parity_charges
 from pipeline.io.product import Lines, Product, Table
@@ -317,7 +317,7 @@ def as_product(found: DisclinationLines) -> Product:
             "profile": found.profile,
             "rotation": found.rotation,
             "surface_distance_m": found.surface_distance_m,
-            "place": found.place,
+            "place": PLACES[found.place],
         },
         {
             "position_m": "m",
@@ -343,7 +343,6 @@ def as_product(found: DisclinationLines) -> Product:
     )
     notes = (
         *found.notes,
-        PLACE_NOTE,
         f"Averaging changed the number of pierced lattice faces from "
         f"{found.pierced_before_averaging} to {found.pierced_after_averaging}; "
         f"{found.cancelled_loops} small closed loops were taken for noise, and "
@@ -367,15 +366,17 @@ def _figures(found: DisclinationLines) -> dict[str, Figure]:
     shares = found.length_m @ found.shares / total if total > 0 else np.full(3, np.nan)
     return {
         "lines": Figure(len(found.closed), "", description="disclinations of the axis field"),
-        "closed lines": Figure(int(found.closed.sum()), ""),
-        "total length": Figure(total * 1e6, "µm", description="of all disclinations"),
+        "closed_lines": Figure(int(found.closed.sum()), ""),
+        "total_length": Figure(total * 1e6, "µm", description="of all disclinations"),
         **{
-            f"share {name}": Figure(100 * float(share), "%", description="of the total length")
-            for name, share in zip(("+1/2", "-1/2", "twist"), shares, strict=True)
+            f"share_{name}": Figure(
+                100 * float(share), "%", description="of the total length: local profile"
+            )
+            for name, share in zip(("plus_half", "minus_half", "twist"), shares, strict=True)
         },
-        "line ends at pores": Figure(found.pore_ends, ""),
-        "cancelled loops": Figure(found.cancelled_loops, "", description="taken for noise"),
-        "undecided loops": Figure(
+        "ends_at_pores": Figure(found.pore_ends, ""),
+        "cancelled_loops": Figure(found.cancelled_loops, "", description="taken for noise"),
+        "undecided_loops": Figure(
             found.undecided_loops, "", description="along perpendicular boundaries; not listed"
         ),
     }

@@ -32,7 +32,7 @@ from pipeline.analyse.defect_results import (
 )
 from pipeline.analyse.halves import Halves, sort_out, unresolved
 from pipeline.analyse.noise_pairs import sample
-from pipeline.analyse.surroundings import PLACE_NOTE, find_surroundings, to_metres
+from pipeline.analyse.surroundings import PLACES, find_surroundings, to_metres
 from pipeline.analyse.tracing import Faces, Paths, charged_faces, trace
 from pipeline.analyse.winding import IN_SLICE, hole_windings, label_holes, winding_charges
 from pipeline.io.product import Lines, Product, Table
@@ -345,7 +345,7 @@ def as_product(found: PlanarDefects) -> Product:
             "projected_length": d.projected_length,
             "escaped": d.escaped,
             "surface_distance_m": d.surface_distance_m,
-            "place": d.place,
+            "place": PLACES[d.place],
         },
         {
             "position_m": "m",
@@ -387,24 +387,26 @@ def as_product(found: PlanarDefects) -> Product:
         tables={"defects": defects, "events": events, "pores": pores},
         lines={"lines": polylines},
         figures=_figures(found),
-        notes=(*found.notes, PLACE_NOTE, _noise_note(found)),
+        notes=(*found.notes, _noise_note(found)),
     )
 
 
 def _counts(found: PlanarDefects) -> dict[str, int]:
     charge, escaped = found.defects.charge, found.defects.escaped
     return {
-        "comets (+1/2)": int(np.count_nonzero(charge == 0.5)),
-        "trefoils (-1/2)": int(np.count_nonzero(charge == -0.5)),
-        "integer defects": int(np.count_nonzero(np.abs(charge) >= 1)),
-        "of them escaped": int(np.count_nonzero(escaped)),
+        "comets": int(np.count_nonzero(charge == 0.5)),
+        "trefoils": int(np.count_nonzero(charge == -0.5)),
+        "integer_defects": int(np.count_nonzero(np.abs(charge) >= 1)),
+        "escaped_integer_defects": int(np.count_nonzero(escaped)),
     }
 
 
 def _summary(found: PlanarDefects) -> str:
-    counts = ", ".join(f"{number} {name}" for name, number in _counts(found).items())
+    counts = _counts(found)
     return (
-        f"Winding of the director in the slices normal to {found.normal}: {counts}, in "
+        f"Winding of the director in the slices normal to {found.normal}: {counts['comets']} "
+        f"comets (+1/2), {counts['trefoils']} trefoils (-1/2) and {counts['integer_defects']} "
+        f"integer defects, {counts['escaped_integer_defects']} of them escaped, in "
         f"{len(found.lines.closed)} lines."
     )
 
@@ -426,9 +428,9 @@ def _figures(found: PlanarDefects) -> dict[str, Figure]:
         "lines": Figure(len(found.lines.closed), "", description="through two or more slices"),
         "creations": Figure(int(np.count_nonzero(found.events.kind == CREATED)), ""),
         "annihilations": Figure(int(np.count_nonzero(found.events.kind == ANNIHILATED)), ""),
-        "cancelled pairs": Figure(found.cancelled_pairs, "", description="taken for noise"),
-        "cancelled loops": Figure(found.cancelled_loops, "", description="taken for noise"),
-        "slices whose winding does not add up": Figure(
-            float(unbalanced), "", description="defects, pores and the outside; 0 of all"
+        "cancelled_pairs": Figure(found.cancelled_pairs, "", description="taken for noise"),
+        "cancelled_loops": Figure(found.cancelled_loops, "", description="taken for noise"),
+        "unbalanced_slices": Figure(
+            float(unbalanced), "", description="where defects, pores and the outside do not add up"
         ),
     }

@@ -11,6 +11,7 @@ between voxels widens a blur of 0.8 voxels by 2 %, and one of 1.2 voxels by half
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -310,8 +311,8 @@ def as_product(found: Sequence[EdgeWidths]) -> Product:
     curves: dict[str, Curve] = {}
     for edges in found:
         figures.update(_figures(edges))
-        curves[f"profile of {edges.name}"] = _profile_curve(edges)
-        curves[f"widths of {edges.name}"] = _width_bars(edges)
+        curves[f"profile_{key(edges.name)}"] = _profile_curve(edges)
+        curves[f"widths_{key(edges.name)}"] = _width_bars(edges)
     notes = [
         f"{edges.name}: {edges.tried - len(edges.width_m)} of {edges.tried} profiles are not one "
         "edge with two plateaus and were left out."
@@ -324,11 +325,16 @@ def as_product(found: Sequence[EdgeWidths]) -> Product:
         "Edge profiles",
         "Error functions fitted across surfaces and grain boundaries. The width from 10 to 90 % is "
         "that of the blur and of whatever the edge itself is wide.",
-        tables={f"edges {edges.name}": _table(edges) for edges in found},
+        tables={f"edges_{key(edges.name)}": _table(edges) for edges in found},
         curves=curves,
         figures=figures,
         notes=tuple(notes),
     )
+
+
+def key(name: str) -> str:
+    """Name of a kind of edge as a part of names in files."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
 def _table(edges: EdgeWidths) -> Table:
@@ -354,17 +360,20 @@ def _table(edges: EdgeWidths) -> Table:
 
 
 def _figures(edges: EdgeWidths) -> Mapping[str, Figure]:
-    many = f"median of {len(edges.width_m)} profiles; half of the middle 68 % is the uncertainty"
+    many = (
+        f"{edges.name}: median of {len(edges.width_m)} profiles; the uncertainty is half of the "
+        "middle 68 %"
+    )
     found = {}
     for what, values, mean in (
-        ("10-90 %", edges.width_m, edges.mean_width_m),
-        ("FWHM", edges.fwhm_m, edges.mean_fwhm_m),
+        ("width", edges.width_m, edges.mean_width_m),
+        ("fwhm", edges.fwhm_m, edges.mean_fwhm_m),
     ):
         if len(values):
             low, middle, high = np.percentile(1e9 * values, [16, 50, 84])
             spread = 0.5 * float(high - low)
-            found[f"edge {what} of {edges.name}"] = Figure(float(middle), "nm", spread, many)
-        found[f"edge {what} of {edges.name}, mean profile"] = Figure(
+            found[f"{what}_{key(edges.name)}"] = Figure(float(middle), "nm", spread, many)
+        found[f"mean_{what}_{key(edges.name)}"] = Figure(
             1e9 * mean, "nm", None, "of the aligned mean profile, without a model"
         )
     return found

@@ -24,7 +24,7 @@ from pipeline.analyse.solid_angle import (
     hole_charges,
     voxel_fluxes,
 )
-from pipeline.analyse.surroundings import PLACE_NOTE, find_surroundings, to_metres
+from pipeline.analyse.surroundings import PLACES, find_surroundings, to_metres
 from pipeline.analyse.winding import EVERYWHERE, label_holes
 from pipeline.io.product import Map, Product, Table
 from pipeline.io.products import Figure
@@ -150,7 +150,7 @@ def as_product(found: Hedgehogs) -> Product:
             "position_m": found.position_m,
             "charge": found.charge,
             "surface_distance_m": found.surface_distance_m,
-            "place": found.place,
+            "place": PLACES[found.place],
         },
         {"position_m": "m", "charge": "", "surface_distance_m": "m", "place": ""},
         "Point defects of the vector field",
@@ -168,7 +168,6 @@ def as_product(found: Hedgehogs) -> Product:
     plus, minus = (int(np.count_nonzero(found.charge == sign)) for sign in (1, -1))
     notes = (
         *found.notes,
-        PLACE_NOTE,
         f"Averaging changed the number of charged cubes from {found.charges_before_averaging} to "
         f"{found.charges_after_averaging}; {found.cancelled_pairs} pairs of opposite charges with "
         f"a field below {found.noise:.3g} between them were taken for noise.",
@@ -187,12 +186,12 @@ def as_product(found: Hedgehogs) -> Product:
 def _figures(found: Hedgehogs, plus: int, minus: int) -> dict[str, Figure]:
     rest = int(found.charge.sum()) + int(found.pores["charge"].sum()) + found.outside
     return {
-        "hedgehogs (+1)": Figure(plus, ""),
-        "hedgehogs (-1)": Figure(minus, ""),
-        "pores with a charge": Figure(len(found.pores["charge"]), ""),
-        "charge of the outside": Figure(found.outside, "", description="seen from outside"),
-        "cancelled pairs": Figure(found.cancelled_pairs, "", description="taken for noise"),
-        "charge that does not add up": Figure(
+        "plus_one": Figure(plus, ""),
+        "minus_one": Figure(minus, ""),
+        "charged_pores": Figure(len(found.pores["charge"]), ""),
+        "charge_outside": Figure(found.outside, "", description="seen from outside"),
+        "cancelled_pairs": Figure(found.cancelled_pairs, "", description="taken for noise"),
+        "unbalanced_charge": Figure(
             rest, "", description="hedgehogs, pores and the outside together; 0 is right"
         ),
     }

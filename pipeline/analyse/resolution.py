@@ -370,10 +370,10 @@ def as_product(curves: Mapping[str, ResolutionCurve]) -> Product:
         "Half period at which the correlation of two halves meets the threshold",
     )
     figures = {
-        f"{kind} resolution {name}": Figure(
+        f"{kind}_{name}": Figure(
             1e9 * value, "nm", description="half period, correlation of two halves of the data"
         )
-        for kind, values in (("half-bit", half), ("one-bit", one))
+        for kind, values in (("half_bit", half), ("one_bit", one))
         for name, value in zip(names, values.tolist(), strict=True)
     }
     missing = [name for name, value in zip(names, half.tolist(), strict=True) if math.isnan(value)]
@@ -381,8 +381,8 @@ def as_product(curves: Mapping[str, ResolutionCurve]) -> Product:
     if not names:
         notes.append("There are no halves to compare.")
     return Product(
-        "resolution",
-        "Resolution",
+        "shell_correlation",
+        "Resolution in detail",
         "Fourier shell correlation of two independent halves of the data. The thresholds count the "
         "Fourier voxels that are independent under the mask.",
         tables={"resolution": table},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,8 @@ from pipeline.analyse.winding import EVERYWHERE, label_holes
 INSIDE, SURFACE, PORE = 0, 1, 2
 """Codes of `place`: away from any surface, near the outer one, near a pore."""
 
-PLACE_NOTE = "In the column place, 0 is inside, 1 near the outer surface, 2 near a pore."
+PLACES = np.array(["inside", "near the surface", "near a pore"])
+"""Words for the codes, in tables."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,3 @@ def to_metres(
 ) -> NDArray[np.float64]:
     """Points (k, 3) z, y, x [voxel] as x, y, z [m] from the volume's voxel `n // 2`."""
     return (points - np.array([n // 2 for n in shape]))[:, ::-1] * pixel_size_m
-
-
-def count_places(place: NDArray[np.uint8]) -> Mapping[str, int]:
-    """How many lie inside, near the outer surface, near a pore."""
-    counts = np.bincount(place, minlength=3)
-    return {
-        name: int(counts[code])
-        for name, code in (("inside", INSIDE), ("surface", SURFACE), ("pore", PORE))
-    }

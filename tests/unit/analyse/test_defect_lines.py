@@ -73,8 +73,8 @@ def test_a_ring_is_closed_and_goes_through_every_profile():
     assert found.profile.min() < -0.95
     assert np.abs(found.shares[0] - (0.25, 0.25, 0.5)).max() < 0.06
     product = as_product(found)
-    assert product.figures["closed lines"].value == 1
-    assert product.figures["share twist"].value == pytest.approx(50, abs=6)
+    assert product.figures["closed_lines"].value == 1
+    assert product.figures["share_twist"].value == pytest.approx(50, abs=6)
     assert len(product.tables["points"].columns["line"]) == len(found.points_m)
 
 
@@ -119,7 +119,7 @@ def test_nothing_to_look_at_is_an_empty_product_that_says_so():
     assert product.figures["lines"].value == 0
     assert product.notes[0].startswith("No voxel carries an orientation")
     assert product.lines["disclinations"].points_m.shape == (0, 3)
-    assert np.isnan(product.figures["share twist"].value)
+    assert np.isnan(product.figures["share_twist"].value)
 
 
 def test_leading_axis_is_that_of_the_eigenvectors():

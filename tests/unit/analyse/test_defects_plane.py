@@ -78,7 +78,7 @@ def test_an_integer_defect_that_escapes_is_told_from_one_that_does_not():
         assert (found.defects.escaped == escaped).all()
         off = found.defects.position_m[:, :2] / PIXEL - (2.3, -1.6)
         assert np.linalg.norm(off, axis=1).max() < 0.5
-    assert as_product(found).figures["of them escaped"].value == N
+    assert as_product(found).figures["escaped_integer_defects"].value == N
 
 
 def test_a_loop_is_created_and_annihilated():
@@ -181,4 +181,4 @@ def test_a_product_has_a_unit_for_every_column_and_rows_of_one_length():
         assert table.columns.keys() == table.units.keys()
         assert len({len(column) for column in table.columns.values()}) == 1
     assert product.lines["lines"].starts[-1] == len(product.lines["lines"].points_m)
-    assert "32 comets (+1/2), 0 trefoils (-1/2)" in product.summary
+    assert "32 comets (+1/2), 0 trefoils (-1/2) and 0 integer" in product.summary

@@ -134,15 +134,15 @@ def test_the_product_shows_the_distribution():
     volume = step(depth, 1.2).astype(np.float32)
     found = material_edges(volume, (depth > 0).astype(np.uint8), ["oxide"], 10e-9, FEW)
     product = as_product(found)
-    figure = product.figures["edge 10-90 % of oxide / none"]
+    figure = product.figures["width_oxide_none"]
     assert figure.unit == "nm"
     assert figure.value == pytest.approx(25.63 * 1.2, rel=0.03)
-    table = product.tables["edges oxide / none"]
+    table = product.tables["edges_oxide_none"]
     assert table.columns.keys() == table.units.keys()
-    bars = product.curves["widths of oxide / none"]
+    bars = product.curves["widths_oxide_none"]
     assert bars.style == "bars"
     assert bars.lines["edges"].sum() == len(found[0].width_m)
-    profile = product.curves["profile of oxide / none"]
+    profile = product.curves["profile_oxide_none"]
     assert np.nanmin(np.diff(profile.lines["mean"])) > -0.02
 
 

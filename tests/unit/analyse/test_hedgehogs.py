@@ -36,7 +36,7 @@ def test_a_pair_is_found_between_voxels_at_the_noise_of_a_measurement():
     assert found.outside == 0
     assert (found.place == INSIDE).all()
     product = as_product(found)
-    assert product.figures["charge that does not add up"].value == 0
+    assert product.figures["unbalanced_charge"].value == 0
     assert product.summary == "1 hedgehogs of charge +1 and 1 of charge -1."
 
 
@@ -110,6 +110,6 @@ def test_the_flux_of_a_skyrmion_tube_is_four_pi_and_a_vortex_has_its_curl():
 
 def test_nothing_to_look_at_is_an_empty_product_that_says_so():
     product = as_product(find_hedgehogs(np.zeros((3, 4, 4, 4), np.float32), ALL[:4, :4, :4], 1.0))
-    assert product.figures["hedgehogs (+1)"].value == 0
+    assert product.figures["plus_one"].value == 0
     assert product.notes[0].startswith("No voxel carries a vector")
     assert product.maps["emergent_field"].values.shape == (3, 4, 4, 4)

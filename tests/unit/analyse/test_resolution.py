@@ -246,7 +246,7 @@ def test_the_product_names_every_curve_and_says_what_does_not_agree() -> None:
     )
     assert list(product.curves) == ["density", "noise"]
     assert product.notes == ("The halves of noise agree at no frequency.",)
-    figure = product.figures["half-bit resolution density"]
+    figure = product.figures["half_bit_density"]
     assert figure.unit == "nm"
     assert 30 < figure.value < 200
     assert as_product({}).notes == ("There are no halves to compare.",)
