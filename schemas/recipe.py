@@ -224,6 +224,59 @@ class GrainSettings(StrictModel):
     """Smaller regions go to the neighbour of nearest orientation; `drop` leaves them unlabelled."""
 
 
+class DefectSettings(StrictModel):
+    """Topological defects of axes and vectors."""
+
+    average_voxels: float = Field(default=1.0, ge=0.0, le=10.0)
+    """Standard deviation of the Gaussian over which `a aᵀ` or the vector is averaged [voxel];
+    reconstructions resolve two to three voxels, which this leaves, and single-voxel noise does
+    not survive it."""
+
+    normal: Literal["x", "y", "z"] = "y"
+    """Normal of the slices in which the director's winding is taken; y is the axis of the
+    tomographic rotation, so that slices across it are the ones that are resolved alike in both
+    directions."""
+
+    escape_deg: float = Field(default=10.0, ge=0.0, lt=90.0)
+    """A director nearer to the slice normal than this has no direction in the slice [degree]:
+    about the spread within one grain of a measured volume."""
+
+    significance: float = Field(default=3.0, ge=0.0, le=100.0)
+    """Opposite charges are a pair made by noise where the field between them is weaker than so
+    many standard deviations; three, as for any other feature."""
+
+    core_voxels: float = Field(default=2.0, ge=0.0, le=50.0)
+    """Like charges of one half that are nearer to each other are one defect of charge one
+    [voxel]: noise of ten degrees parts the two halves of a singular core by less than one."""
+
+    min_extent_voxels: float = Field(default=2.0, ge=0.0, le=100.0)
+    """Closed loops that are smaller in every direction are noise [voxel]: a loop about a single
+    voxel measures less."""
+
+    surface_voxels: float = Field(default=3.0, ge=0.0, le=100.0)
+    """Defects nearer to a surface or pore are labelled so [voxel]: the reach of the averaging,
+    which sees only one side there."""
+
+
+class EdgeSettings(StrictModel):
+    """Profiles across material surfaces and grain boundaries."""
+
+    reach_voxels: float = Field(default=6.0, ge=2.0, le=50.0)
+    """Half length of a profile [voxel]: twice the width of an edge that is blurred over three
+    voxels, so that both plateaus are seen."""
+
+    step_voxels: float = Field(default=0.25, gt=0.0, le=1.0)
+    """Distance between the samples of a profile [voxel]; a quarter puts ten on the sharpest edge
+    that voxels can show."""
+
+    tolerance_deg: float = Field(default=15.0, gt=0.0, le=60.0)
+    """Boundaries within this of 90 degrees are used [degree]: where two axes are perpendicular the
+    step in `a aᵀ` is largest, and 15 degrees lower it by 7 %."""
+
+    max_profiles: int = Field(default=20000, ge=1, le=10_000_000)
+    """Most profiles of each kind; so many fix the median of the widths to better than 1 %."""
+
+
 class Recipe(StrictModel):
     """Settings of a run. An empty recipe is a good recipe."""
 
@@ -241,4 +294,6 @@ class Recipe(StrictModel):
     orientation: OrientationSettings = OrientationSettings()
     density: DensitySettings = DensitySettings()
     grains: GrainSettings = GrainSettings()
+    defects: DefectSettings = DefectSettings()
+    edges: EdgeSettings = EdgeSettings()
     cluster: Cluster = Cluster()

@@ -6,13 +6,22 @@ Frames and units: the table in `pipeline/__init__.py`.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 from pipeline.errors import InputError
-from pipeline.io.products import ResolutionCurve
+from pipeline.io.product import Curve, Product, Table
+from pipeline.io.products import Figure, ResolutionCurve
+
+FROBENIUS = (1.0, 1.0, 1.0, 2.0, 2.0, 2.0)
+"""How often each of xx yy zz yz xz xy stands in the scalar product of two symmetric tensors."""
+
+AGREES = 0.8
+"""Correlation above which the halves are taken to agree without a mask's help, as published."""
 
 
 def soft_mask(
@@ -71,7 +80,7 @@ def fourier_shell_correlation(
     first, second : (..., y, x) or (..., z, y, x) of equal shape and two or three dimensions, made
         from independent halves of the data.
     pixel_size_m : edge of a voxel [m].
-    mask : same shape, 0 to 1, smooth; both are multiplied with it.
+    mask : same shape, 0 to 1, smooth; both are multiplied with it, less their mean inside it.
 
     Returns
     -------
@@ -87,28 +96,147 @@ def fourier_shell_correlation(
     Notes
     -----
     van Heel, Schatz, J. Struct. Biol. 151, 250 (2005), doi 10.1016/j.jsb.2005.05.009: thresholds
-    from the number of Fourier voxels in a shell, eqs. 12-17. They hold for the full data when the
-    volumes are its halves.
+    from the number of independent Fourier voxels in a shell, eqs. 12-17. They hold for the full
+    data when the volumes are its halves.
     """
     if first.shape != second.shape or first.ndim not in (2, 3):
         raise InputError(
             f"expected two volumes of one shape, found {first.shape} and {second.shape}"
         )
-    if not (np.isfinite(first).all() and np.isfinite(second).all()):
-        raise InputError("expected finite volumes for a Fourier shell correlation")
-    weight = 1.0 if mask is None else mask
-    a = fft.rfftn(first * weight)
-    b = fft.rfftn(second * weight)
-    shell, multiplicity, n_shells = _shells(first.shape)
-    total = [
-        np.bincount(shell, weights=(multiplicity * values).ravel(), minlength=n_shells)
-        for values in ((a * b.conj()).real, np.abs(a) ** 2, np.abs(b) ** 2)
-    ]
-    cross, power_a, power_b = (values[1:n_shells] for values in total)
+    return _curve([(first, second, 1.0)], pixel_size_m, mask)
+
+
+def tensor_shell_correlation(
+    first: NDArray[np.floating],
+    second: NDArray[np.floating],
+    pixel_size_m: float,
+    mask: NDArray[np.floating] | None = None,
+) -> ResolutionCurve:
+    """Correlation of two symmetric tensor fields in shells, by their scalar product.
+
+    Parameters
+    ----------
+    first, second : (6, ...) of equal shape, xx yy zz yz xz xy; the last three count twice, as in
+        the Frobenius product, so that the curve does not depend on the axes of the grid.
+    pixel_size_m, mask : as in `fourier_shell_correlation`.
+
+    Returns
+    -------
+    As `fourier_shell_correlation`. Its thresholds are those of one component: a tensor of several
+    independent ones scatters less.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, are not those of tensors, or the fields are not finite.
+    """
+    if first.shape != second.shape or first.ndim not in (3, 4) or len(first) != 6:
+        raise InputError(
+            f"expected two tensor fields (6, ...) of one shape, found {first.shape} and "
+            f"{second.shape}"
+        )
+    pairs = list(zip(first, second, FROBENIUS, strict=True))
+    return _curve(pairs, pixel_size_m, mask)
+
+
+def tensor_curves(
+    first: NDArray[np.floating],
+    second: NDArray[np.floating],
+    pixel_size_m: float,
+    mask: NDArray[np.floating] | None = None,
+) -> dict[str, ResolutionCurve]:
+    """Curves of xx, yy, zz (published as LDx, LDy, LDz) and of the whole tensor.
+
+    Parameters, errors: as `tensor_shell_correlation`.
+    """
+    whole = tensor_shell_correlation(first, second, pixel_size_m, mask)
+    curves = {
+        name: fourier_shell_correlation(first[index], second[index], pixel_size_m, mask)
+        for index, name in enumerate(("LDx", "LDy", "LDz"))
+    }
+    return {**curves, "tensor": whole}
+
+
+def without_mask_correlation(
+    first: NDArray[np.floating],
+    second: NDArray[np.floating],
+    pixel_size_m: float,
+    mask: NDArray[np.floating],
+    rng: np.random.Generator,
+) -> ResolutionCurve:
+    """Fourier shell correlation with what the mask itself contributes taken out.
+
+    Phases of both volumes are made random beyond the frequency at which they still agree well;
+    what correlation is left there after masking is the mask's, and `(c - r) / (1 - r)` is the rest.
+
+    Parameters
+    ----------
+    first, second, pixel_size_m, mask : as in `fourier_shell_correlation`.
+    rng : draws the phases.
+
+    Raises
+    ------
+    InputError
+        As `fourier_shell_correlation`.
+
+    Notes
+    -----
+    Chen et al., Ultramicroscopy 135, 24 (2013), doi 10.1016/j.ultramic.2013.06.004.
+    """
+    plain = fourier_shell_correlation(first, second, pixel_size_m)
+    masked = fourier_shell_correlation(first, second, pixel_size_m, mask)
+    poor = np.flatnonzero(plain.correlation < AGREES)
+    if len(poor) == 0:
+        return masked
+    start = int(poor[0])
+    shell, _, n_shells = _shells(first.shape)
+    beyond = (shell > start).reshape(*first.shape[:-1], -1)
+    random = [_random_phases(values, beyond, rng) for values in (first, second)]
+    left = fourier_shell_correlation(random[0], random[1], pixel_size_m, mask).correlation
+    correlation = masked.correlation.copy()
+    # The first shells beyond hold what the mask's blur brings over from the good ones.
+    part = slice(min(start + 2, n_shells - 1), None)
+    rest = np.clip(left[part], 0.0, 0.99)
+    correlation[part] = (correlation[part] - rest) / (1.0 - rest)
+    return replace(
+        masked,
+        correlation=correlation,
+        half_bit_resolution_m=crossing(masked.frequency, correlation, masked.half_bit),
+        one_bit_resolution_m=crossing(masked.frequency, correlation, masked.one_bit),
+    )
+
+
+def _random_phases(
+    volume: NDArray[np.floating], beyond: NDArray[np.bool_], rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Volume with the phases of noise in part of its half transform."""
+    spectrum = fft.rfftn(volume.astype(np.float64))
+    noise = fft.rfftn(rng.standard_normal(volume.shape))
+    noise *= np.abs(spectrum) / np.maximum(np.abs(noise), 1e-300)
+    out: NDArray[np.float64] = fft.irfftn(np.where(beyond, noise, spectrum), volume.shape)
+    return out
+
+
+def _curve(
+    pairs: Sequence[tuple[NDArray[np.floating], NDArray[np.floating], float]],
+    pixel_size_m: float,
+    mask: NDArray[np.floating] | None,
+) -> ResolutionCurve:
+    """Curve of the weighted sum of pairs of volumes."""
+    shape = pairs[0][0].shape
+    shell, multiplicity, n_shells = _shells(shape)
+    total = np.zeros((3, n_shells))
+    for first, second, weight in pairs:
+        a, b = (_spectrum(volume, mask) for volume in (first, second))
+        for k, values in enumerate(((a * b.conj()).real, np.abs(a) ** 2, np.abs(b) ** 2)):
+            sums = np.bincount(shell, (multiplicity * values).ravel(), n_shells)
+            total[k] += weight * sums[:n_shells]
+    cross, power_a, power_b = total[:, 1:]
     counts = np.bincount(shell, multiplicity.ravel(), n_shells).astype(np.float64)[1:n_shells]
+    counts *= independent_share(mask)
     norm = np.sqrt(power_a * power_b)
     correlation = np.divide(cross, norm, out=np.zeros_like(cross), where=norm > 0)
-    frequency = np.arange(1, n_shells) / (max(first.shape) * pixel_size_m)
+    frequency = np.arange(1, n_shells) / (max(shape) * pixel_size_m)
     half_bit, one_bit = information_threshold(counts, 0.5), information_threshold(counts, 1.0)
     return ResolutionCurve(
         frequency=frequency,
@@ -118,6 +246,43 @@ def fourier_shell_correlation(
         half_bit_resolution_m=crossing(frequency, correlation, half_bit),
         one_bit_resolution_m=crossing(frequency, correlation, one_bit),
     )
+
+
+def _spectrum(
+    volume: NDArray[np.floating], mask: NDArray[np.floating] | None
+) -> NDArray[np.complexfloating]:
+    """Half transform of a masked volume without its mean, which would show the mask's shape."""
+    if not np.isfinite(volume).all():
+        raise InputError("expected finite volumes for a Fourier shell correlation")
+    if mask is None:
+        found = fft.rfftn(volume)
+    else:
+        weight = float(mask.sum(dtype=np.float64))
+        mean = float((volume * mask).sum(dtype=np.float64)) / weight if weight > 0 else 0.0
+        found = fft.rfftn((volume - volume.dtype.type(mean)) * mask)
+    return np.asarray(found)
+
+
+def independent_share(mask: NDArray[np.floating] | None) -> float:
+    """Share of the Fourier voxels of a shell that are independent of each other under a mask.
+
+    Neighbours within the inverse width of the mask are alike. With `D / L` from the volume that the
+    mask fills, `(sum w²)² / sum w⁴` of all, the share is `(D / L)²` on a shell and `D / L` on a
+    ring, since a shell one voxel thick has neighbours in two directions only.
+
+    Parameters
+    ----------
+    mask : (y, x) or (z, y, x), 0 to 1; None for none.
+
+    Notes
+    -----
+    After the linear size of the object that van Heel and Schatz (2005) put into their thresholds.
+    """
+    if mask is None or not mask.any():
+        return 1.0
+    squared = np.square(mask, dtype=np.float64)
+    filled = float(squared.sum()) ** 2 / float((squared**2).sum()) / mask.size
+    return filled ** ((mask.ndim - 1) / mask.ndim)
 
 
 def _shells(shape: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.float64], int]:
@@ -185,3 +350,53 @@ def crossing(
     step = excess[k - 1] / (excess[k - 1] - excess[k]) if excess[k - 1] > 0 else 1.0
     at = frequency[k - 1] + step * (frequency[k] - frequency[k - 1])
     return float(0.5 / at)
+
+
+def as_product(curves: Mapping[str, ResolutionCurve]) -> Product:
+    """Curves, table and figures of the resolution of several fields.
+
+    Parameters
+    ----------
+    curves : by name of the field.
+    """
+    names = list(curves)
+    half, one = (
+        np.array([getattr(curve, f"{kind}_resolution_m") for curve in curves.values()], np.float64)
+        for kind in ("half_bit", "one_bit")
+    )
+    table = Table(
+        {"field": np.array(names, dtype=np.str_), "half_bit_m": half, "one_bit_m": one},
+        {"field": "", "half_bit_m": "m", "one_bit_m": "m"},
+        "Half period at which the correlation of two halves meets the threshold",
+    )
+    figures = {
+        f"{kind}_{name}": Figure(
+            1e9 * value, "nm", description="half period, correlation of two halves of the data"
+        )
+        for kind, values in (("half_bit", half), ("one_bit", one))
+        for name, value in zip(names, values.tolist(), strict=True)
+    }
+    missing = [name for name, value in zip(names, half.tolist(), strict=True) if math.isnan(value)]
+    notes = [f"The halves of {name} agree at no frequency." for name in missing]
+    if not names:
+        notes.append("There are no halves to compare.")
+    return Product(
+        "shell_correlation",
+        "Resolution in detail",
+        "Fourier shell correlation of two independent halves of the data. The thresholds count the "
+        "Fourier voxels that are independent under the mask.",
+        tables={"resolution": table},
+        curves={name: _plot(name, curve) for name, curve in curves.items()},
+        figures=figures,
+        notes=tuple(notes),
+    )
+
+
+def _plot(name: str, curve: ResolutionCurve) -> Curve:
+    return Curve(
+        1e-6 * curve.frequency,
+        {"correlation": curve.correlation, "half bit": curve.half_bit, "one bit": curve.one_bit},
+        "spatial frequency [1/µm]",
+        "Fourier shell correlation",
+        f"Correlation of the halves of {name}",
+    )

@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 
 from pipeline.analyse.resolution import (
+    as_product,
     crossing,
     fourier_shell_correlation,
+    independent_share,
     information_threshold,
     interior_mask,
     soft_mask,
+    tensor_curves,
+    tensor_shell_correlation,
+    without_mask_correlation,
 )
 from pipeline.errors import InputError
 
@@ -139,3 +144,109 @@ def test_an_interior_mask_is_zero_at_the_surface_and_one_inside() -> None:
     assert mask[:, :, 0].max() == 0.0
     assert mask[15, 15, 15] == 1.0
     assert np.abs(np.diff(mask, axis=0)).max() < 0.5
+
+
+def _ball(n: int, radius: float) -> np.ndarray:
+    z, y, x = np.indices((n, n, n)) - n // 2
+    return (x**2 + y**2 + z**2) < radius**2
+
+
+def test_a_soft_mask_leaves_the_analytic_curve_and_its_scatter_is_foreseen() -> None:
+    """The mean over pairs meets S / (S + N) as without a mask; single pairs scatter more."""
+    n, cutoff, snr = 48, 0.15, 20.0
+    mask = soft_mask(_ball(n, 14))
+    curves = np.array(
+        [
+            fourier_shell_correlation(a, b, PIXEL, mask).correlation
+            for a, b in _copies((n, n, n), cutoff, snr, 12)
+        ]
+    )
+    power = snr * np.exp(-((np.arange(1, n // 2 + 1) / n / cutoff) ** 2))
+    expected = power / (1 + power)
+    error = (curves.mean(axis=0) - expected)[3:]
+    assert np.abs(error).mean() < 0.01
+    assert abs(error.mean()) < 0.005
+    shells = np.arange(6, n // 2)
+    counts = 4 * np.pi * (shells + 1.0) ** 2
+    plain = (1 - expected[shells] ** 2) / np.sqrt(counts)
+    measured = np.sqrt(np.mean((curves.std(axis=0, ddof=1)[shells] / plain) ** 2))
+    assert 1 / np.sqrt(independent_share(mask)) == pytest.approx(measured, rel=0.2)
+    assert measured > 1.3
+    assert independent_share(None) == 1.0
+
+
+def test_thresholds_rise_where_a_mask_leaves_fewer_independent_voxels() -> None:
+    (a, b), *_ = _copies((N, N, N), 0.15, 20.0, 1)
+    plain = fourier_shell_correlation(a, b, PIXEL)
+    masked = fourier_shell_correlation(a, b, PIXEL, soft_mask(_ball(N, 16)))
+    assert (masked.half_bit >= plain.half_bit).all()
+    assert masked.half_bit[-1] > 0.2071 / 1.2071
+
+
+def test_what_a_tight_mask_correlates_is_taken_out() -> None:
+    """A constant with slow waves in a hard mask: the mask's edge correlates halves of noise."""
+    rng = np.random.default_rng(1)
+    (signal, _), *_ = _copies((48, 48, 48), 0.03, 1e9, 1)
+    signal /= signal.std()
+    mask = _ball(48, 14).astype(np.float32)
+    halves = [signal + 0.5 * rng.standard_normal(mask.shape) for _ in range(2)]
+    plain = fourier_shell_correlation(*halves, PIXEL, mask).correlation
+    corrected = without_mask_correlation(*halves, PIXEL, mask, rng).correlation
+    high = slice(8, 16)
+    assert plain[high].mean() > 0.1
+    assert abs(corrected[high].mean()) < 0.5 * plain[high].mean()
+    np.testing.assert_array_equal(corrected[:2], plain[:2])
+
+
+def _rotation_of_tensor(tensor: np.ndarray) -> np.ndarray:
+    """Components after x -> y -> z -> x, with the volume's axes turned alike."""
+    xx, yy, zz, yz, xz, xy = tensor
+    turned = np.stack([zz, xx, yy, xy, yz, xz])
+    # New x is the old z and so on, so that the volume [z, y, x] becomes [y, x, z].
+    return turned.transpose(0, 2, 3, 1)
+
+
+def test_the_tensor_is_correlated_as_a_whole() -> None:
+    rng = np.random.default_rng(4)
+    pairs = [_copies((32, 32, 32), 0.15, snr, 1)[0] for snr in (20, 10, 5, 2, 1, 0.5)]
+    first, second = (np.stack([pair[k] for pair in pairs]) for k in (0, 1))
+    curves = tensor_curves(first, second, PIXEL)
+    assert list(curves) == ["LDx", "LDy", "LDz", "tensor"]
+    lone = fourier_shell_correlation(first[1], second[1], PIXEL)
+    np.testing.assert_array_equal(curves["LDy"].correlation, lone.correlation)
+    # The scalar product of tensors does not know the axes; a sum without weights two would.
+    turned = tensor_shell_correlation(
+        _rotation_of_tensor(first), _rotation_of_tensor(second), PIXEL
+    )
+    np.testing.assert_allclose(turned.correlation, curves["tensor"].correlation, atol=1e-10)
+    mixed = 0.5**0.5 * np.stack([first[0] - first[1], second[0] - second[1]])
+    plane = np.zeros((2, 6, 32, 32, 32))
+    plane[:, 0], plane[:, 1] = mixed, -mixed
+    off = np.zeros_like(plane)
+    off[:, 5] = mixed
+    np.testing.assert_allclose(
+        tensor_shell_correlation(*plane, PIXEL).correlation,
+        tensor_shell_correlation(*off, PIXEL).correlation,
+        atol=1e-10,
+    )
+    both = plane + np.stack([off[0], rng.standard_normal(off[0].shape) * (off[1] != 0)])
+    assert (tensor_shell_correlation(*both, PIXEL).correlation[:4] < 0.9).all()
+    with pytest.raises(InputError, match=r"expected two tensor fields \(6, ...\) of one shape"):
+        tensor_shell_correlation(first[:5], second[:5], PIXEL)
+
+
+def test_the_product_names_every_curve_and_says_what_does_not_agree() -> None:
+    (a, b), *_ = _copies((32, 32, 32), 0.15, 20.0, 1)
+    noise = np.random.default_rng(0).standard_normal((2, 32, 32, 32))
+    product = as_product(
+        {
+            "density": fourier_shell_correlation(a, b, PIXEL),
+            "noise": fourier_shell_correlation(*noise, PIXEL),
+        }
+    )
+    assert list(product.curves) == ["density", "noise"]
+    assert product.notes == ("The halves of noise agree at no frequency.",)
+    figure = product.figures["half_bit_density"]
+    assert figure.unit == "nm"
+    assert 30 < figure.value < 200
+    assert as_product({}).notes == ("There are no halves to compare.",)
