@@ -5,6 +5,7 @@ Read this page, then the modules in the order in which they are named::
     raw files ─ read ─ resample ─ phase ─ align (per series) ─ register ─ difference
       io.raw    preprocess.prepare        align.pairs          align.register
                 (resample, phase)         align.consistency    align.assemble
+                                                               align.joint
 
     ─ reconstruct ─ analyse ─ result.nxs + report.html + summary.json
       reconstruct.{scalar,vector,orientation}   io.results   report.html

@@ -87,7 +87,11 @@ def _arrays(result: Path) -> dict[str, bytes]:
 
     def take(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset) and "provenance" not in name:
-            found[name] = np.asarray(item[()]).tobytes()
+            value = np.asarray(item[()])
+            # Texts are objects, whose bytes are addresses.
+            found[name] = (
+                repr(value.tolist()).encode() if value.dtype == object else value.tobytes()
+            )
 
     with h5py.File(result, "r") as file:
         file["entry"].visititems(take)

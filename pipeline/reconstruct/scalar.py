@@ -204,15 +204,26 @@ def _back_project(
     return ScalarResult(volume, [], "direct")
 
 
+_MARGIN_ROWS = 8
+"""Rows beside incomplete ones that help to tell sample from air there."""
+
+
 def _completed(
     data: NDArray[np.float32], valid: NDArray[np.bool_], angles: NDArray[np.float64]
 ) -> NDArray[np.float32]:
     """Projections of either sign, with what was not measured filled in by what was."""
     known = without_unmeasured(data, valid)
     sign = np.float32(-1.0 if known.sum(dtype=np.float64) < 0.0 else 1.0)
-    unknown = [None if seen.all() else ~seen for seen in valid]
-    _, model = explain(Tomograph(angles), sign * known, unknown)
-    return np.where(valid, known, sign * model)
+    if valid.all():
+        return known
+    # Slices across the axis are independent: only those that miss something are worked on.
+    incomplete = np.flatnonzero(~valid.all(axis=(0, 2)))
+    rows = slice(max(0, incomplete[0] - _MARGIN_ROWS), incomplete[-1] + 1 + _MARGIN_ROWS)
+    seen = valid[:, rows]
+    unknown = [None if frame.all() else ~frame for frame in seen]
+    _, model = explain(Tomograph(angles), sign * known[:, rows], unknown)
+    known[:, rows] = np.where(seen, known[:, rows], sign * model)
+    return known
 
 
 def _into_sample_frame(

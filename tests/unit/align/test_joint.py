@@ -115,6 +115,19 @@ def test_what_was_not_measured_takes_no_part():
     assert rms(shifts[0] - SHIFTS) < 0.06
 
 
+def test_large_frames_are_binned():
+    difference, means = partners("circular", SHIFTS)
+    valid = np.ones(difference.data.shape, np.bool_)
+    valid[::2, :, :6] = False
+    whole = align_pairs(difference, means, DENSITY, binning=2)
+    assert whole.field.shape == (3, N // 2, N // 2, N // 2)
+    # At 16 pixels a vortex is a few pixels wide; a shift of the whole is still seen.
+    assert rms(whole.shifts - SHIFTS) < 0.5 * rms(SHIFTS)
+    data = np.where(valid, difference.data, np.float32(np.nan))
+    part = align_pairs(replace(difference, data=data, valid=valid), means, DENSITY, binning=2)
+    assert rms(part.shifts - SHIFTS) < 0.6 * rms(SHIFTS)
+
+
 def test_a_frame_of_air_stays_where_it_is():
     difference, means = partners("circular", SHIFTS)
     for stack in (difference, means):

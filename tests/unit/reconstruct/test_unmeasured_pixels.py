@@ -118,6 +118,19 @@ def test_garbage_changes_no_bit_of_a_scalar_field(method):
     assert np.abs(one - blind).max() > 0.05
 
 
+def test_back_projection_of_complete_slices_is_what_it_was():
+    clean, _ = with_garbage("scalar", ONE_MOUNTING)
+    valid = np.ones_like(clean.valid)
+    settings = ScalarSettings(method="fbp")
+    whole = reconstruct_scalar(replace(clean, valid=None), None, settings).volume
+    told = reconstruct_scalar(replace(clean, valid=valid), None, settings).volume
+    assert np.array_equal(whole, told)
+    valid[::3, 10:] = False
+    part = reconstruct_scalar(replace(clean, valid=valid), None, settings).volume
+    assert np.array_equal(whole[:, :10], part[:, :10])
+    assert not np.array_equal(whole[:, 10:], part[:, 10:])
+
+
 def test_garbage_changes_no_bit_of_a_vector_field():
     settings = VectorSettings(iterations=6, refine_iterations=3)
     clean, dirty = with_garbage("circular")
