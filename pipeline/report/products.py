@@ -16,6 +16,9 @@ from pipeline.report.canvas import LINES
 from pipeline.report.markup import download, format_number, picture, table, words
 from pipeline.report.plots import curve_picture, length_unit, scene_picture
 
+SHOWN_MAPS = 3
+"""Maps of a product that stand on the page; the others unfold."""
+
 SHOWN_ROWS = 12
 """Rows of a table on the page; the whole of it is downloaded."""
 
@@ -37,7 +40,12 @@ def product_section(product: Product) -> str:
             for name, figure in product.figures.items()
         ]
         parts.append(table(["", "value", "unit", "what it is"], rows, (2, 3)))
-    parts += [_map(product.name, name, shown) for name, shown in product.maps.items()]
+    maps = [_map(product.name, name, shown) for name, shown in product.maps.items()]
+    parts += maps[:SHOWN_MAPS]
+    if maps[SHOWN_MAPS:]:
+        folded = "".join(maps[SHOWN_MAPS:])
+        n = len(maps) - SHOWN_MAPS
+        parts.append(f"<details><summary>{n} more maps</summary>{folded}</details>")
     if any(len(s.triangles) for s in product.surfaces.values()) or any(
         len(item.starts) > 1 for item in product.lines.values()
     ):
