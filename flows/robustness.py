@@ -23,7 +23,6 @@ from pipeline.analyse.robustness import (
     horizontal,
     one_polarisation,
     parts_of,
-    take,
 )
 from pipeline.analyse.summary import summarise
 from pipeline.errors import InputError
@@ -127,7 +126,7 @@ def solve_part(
         stack = one_polarisation(stack, single, isotropic.volume)
         # The trace, which one polarisation sees, would spoil the rank-one stage.
         settings = settings.model_copy(update={"refine_iterations": 0})
-    stack = take(stack, chosen.indices)
+    stack = stack.subset(chosen.indices)
     field: NDArray[np.float32]
     if isinstance(settings, OrientationSettings):
         field = reconstruct_orientation(stack, inside, settings, seed=seed, progress=progress).axis

@@ -77,16 +77,6 @@ def parts_of(stack: DifferencedStack, *, with_means: bool = False) -> list[Part]
     return found
 
 
-def take(stack: DifferencedStack, indices: NDArray[np.int64]) -> DifferencedStack:
-    """Some projections of a stack."""
-    return replace(
-        stack,
-        data=stack.data[indices],
-        rotations=stack.rotations[indices],
-        weights=stack.weights[indices],
-    )
-
-
 def horizontal(stack: DifferencedStack, mean: DifferencedStack) -> DifferencedStack:
     """Projections in horizontal polarisation alone: the partners' mean and half their difference.
 

@@ -35,30 +35,40 @@ def histogram(
     log : logarithmic ordinate.
     counted : what the bars count.
     """
-    flat = values[np.isfinite(values)].ravel()
-    low, high = limits or percentile_limits(flat, 0.001)
-    if high - low < 1e-3 * abs(high):
-        # One value up to rounding: a histogram of the rounding would mislead.
-        low, high = high - 0.2 * abs(high), high + 0.2 * abs(high)
-    bins = int(np.clip(np.sqrt(flat.size) / 2, 12, 120))
+    edges, counts = histogram_bins(values, limits)
+    low, high = float(edges[0]), float(edges[-1])
 
     def draw(figure: Figure) -> None:
         ax = figure.subplots()
         for index, (start, stop, name) in enumerate(bands):
             colour = LINES[index % len(LINES)]
             ax.axvspan(max(start, low), min(stop, high), color=colour, alpha=0.18, lw=0, label=name)
-        ax.hist(flat, bins=bins, range=(low, high), color="#5b6675", lw=0)
+        ax.stairs(counts, edges, fill=True, color="#5b6675", lw=0)
         for index, (value, name) in enumerate(lines):
             ax.axvline(value, color=LINES[(index + 1) % len(LINES)], lw=1.6, label=name)
         ax.set_xlim(low, high)
         ax.set_xlabel(label)
         ax.set_ylabel(f"number of {counted}")
-        if log and flat.size:
+        if log and counts.any():
             ax.set_yscale("log")
         if bands or lines:
             ax.legend()
 
     return to_png(draw, (5.2, 3.0))
+
+
+def histogram_bins(
+    values: NDArray[np.floating], limits: tuple[float, float] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Edges (n + 1,) and counts (n,) of a histogram, as `histogram` draws them."""
+    flat = values[np.isfinite(values)].ravel()
+    low, high = limits or percentile_limits(flat, 0.001)
+    if high - low < 1e-3 * abs(high):
+        # One value up to rounding: a histogram of the rounding would mislead.
+        low, high = high - 0.2 * abs(high), high + 0.2 * abs(high)
+    bins = int(np.clip(np.sqrt(flat.size) / 2, 12, 120))
+    counts, edges = np.histogram(flat, bins=bins, range=(low, high))
+    return edges.astype(np.float64), counts.astype(np.float64)
 
 
 def pole_density(axis: NDArray[np.floating], n_bins: int = 81) -> np.ma.MaskedArray:
