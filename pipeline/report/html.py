@@ -79,8 +79,8 @@ def render_report(data: ResultData, score: Mapping[str, Mapping[str, Any]] | Non
         for name, entry in (score or {}).items()
     }
     parts: list[tuple[str, str, Callable[[], str]]] = [
-        ("truth", "Errors against the known truth", lambda: _score(errors)),
         ("viewer", "Look inside", lambda: viewer_section(data)),
+        ("truth", "Errors against the known truth", lambda: _score(errors)),
         ("orientation", "Crystal orientation", lambda: sections.orientation(data)),
         ("magnetisation", "Magnetisation", lambda: sections.magnetisation(data)),
         ("grains", "Grains", lambda: sections.grains(data)),

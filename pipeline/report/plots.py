@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pipeline.io.product import Curve, Lines, Surface
 from pipeline.report.canvas import INK, LINES, MUTED, percentile_limits, to_png
 from pipeline.report.colours import label_colours
+from pipeline.report.markup import typeset
 
 MAX_TRIANGLES = 12_000
 """Most triangles in a picture: more cannot be told apart in it."""
@@ -40,8 +41,8 @@ def curve_picture(curve: Curve) -> bytes:
         if log:
             ax.set_yscale("log")
             ax.set_ylim(bottom=0.7)
-        ax.set_xlabel(_typeset(curve.x_label))
-        ax.set_ylabel(_typeset(curve.y_label))
+        ax.set_xlabel(typeset(curve.x_label))
+        ax.set_ylabel(typeset(curve.y_label))
         if len(curve.lines) > 1:
             ax.legend(ncols=1 + len(curve.lines) // 9)
 
@@ -66,10 +67,6 @@ def _bars(ax: Axes, curve: Curve) -> None:
         if not alone:
             ax.stairs(values, edges, color=colour, lw=1.3, label=name)
     ax.set_xlim(edges[0], edges[-1])
-
-
-def _typeset(label: str) -> str:
-    return label.replace("angstrom^3", "Å³").replace("^3", "³").replace("^2", "²")
 
 
 def scene_picture(surfaces: Mapping[str, Surface], lines: Mapping[str, Lines]) -> bytes:

@@ -40,8 +40,8 @@ from schemas.recipe import GrainSettings
 SHAPE = (20, 26, 22)
 PIXEL = 31e-9
 SECTIONS = (
-    "truth",
     "viewer",
+    "truth",
     "orientation",
     "magnetisation",
     "grains",
