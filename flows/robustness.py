@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from flows.products import STACKS
 from flows.progress import ProgressBoard
 from flows.solves import load_all, read_json, write_json
 from flows.steps import StepFunction, StepResult, Workspace, sha256_of
@@ -75,11 +76,11 @@ def finished_run(folder: Path) -> Finished:
         ("linear", work / "orientation" / "fields.npz"),
         ("circular", work / "magnetisation" / "vector.npy"),
     ):
-        if not reference.is_file() or not (work / "support" / "support.npy").is_file():
+        needed = (reference, work / "support" / "support.npy", work / "result" / STACKS)
+        if not all(path.is_file() for path in needed):
             continue
-        stacks = [
-            path for path in sorted(work.glob("assemble-*/differenced.h5")) if _is(path, contrast)
-        ]
+        listed = read_json(work / "result" / STACKS)
+        stacks = [work / path for path in listed if _is(work / path, contrast)]
         means = [path.with_name("scalar.h5") for path in stacks]
         assessment = work / "assess" / "assessment.npz"
         return Finished(

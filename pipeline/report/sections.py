@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.analyse.density import Materials, material_densities
 from pipeline.io.csv_text import curve_csv, table_csv
-from pipeline.io.export.content import alignment_table, result_curves, update_table
+from pipeline.io.export.content import alignment_table, joint_table, result_curves, update_table
 from pipeline.io.product import Curve, Table
 from pipeline.io.products import GRAIN_UNITS, DensityMap, GrainMap, ResultData
 from pipeline.report import figures, slices
@@ -347,7 +347,7 @@ def alignment(data: ResultData) -> str:
                 "Part of the shifts that was found with the dichroism in the model",
                 "What dichroism had passed for a shift between partners: found with one field that "
                 "explains all their differences in the model, and added to the shifts, half to "
-                "each partner.",
+                "each partner. " + _rows(joint_table(data.alignment), "joint-shifts"),
             )
         )
     parts.append("</div>")

@@ -109,14 +109,29 @@ def figure_table(figures: Mapping[str, Figure]) -> Table:
 
 def alignment_table(alignment: Mapping[str, SeriesAlignment]) -> Table:
     """Shift of every projection of every series."""
+    shifts = {name: (s.angles_deg, s.shifts_px) for name, s in alignment.items()}
+    return _shift_table(shifts, "Shift added to each projection")
+
+
+def joint_table(alignment: Mapping[str, SeriesAlignment]) -> Table:
+    """Part of the shifts that was found with the dichroism in the model."""
+    known = {name: s for name, s in alignment.items() if s.joint_px.size}
+    shifts = {name: (s.angles_deg, s.joint_px) for name, s in known.items()}
+    return _shift_table(shifts, "Part of the shifts found with the dichroism in the model")
+
+
+def _shift_table(
+    shifts: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], title: str
+) -> Table:
+    """Angles (n,) and dy, dx (n, 2) of each series; of at least one series."""
     columns = {
-        "series": np.repeat(list(alignment), [len(s.angles_deg) for s in alignment.values()]),
-        "angle": _joined(s.angles_deg for s in alignment.values()),
-        "shift_x": _joined(s.shifts_px[:, 1] for s in alignment.values()),
-        "shift_y": _joined(s.shifts_px[:, 0] for s in alignment.values()),
+        "series": np.repeat(list(shifts), [len(angles) for angles, _ in shifts.values()]),
+        "angle": _joined(angles for angles, _ in shifts.values()),
+        "shift_x": _joined(values[:, 1] for _, values in shifts.values()),
+        "shift_y": _joined(values[:, 0] for _, values in shifts.values()),
     }
     units = {"angle": "degree", "shift_x": "pixel", "shift_y": "pixel"}
-    return Table(columns, units, "Shift added to each projection")
+    return Table(columns, units, title)
 
 
 def update_table(alignment: Mapping[str, SeriesAlignment]) -> Table:
