@@ -140,24 +140,27 @@ def _draw_lines(ax: Any, lines: Lines, factor: float, colour: str) -> None:
         return
     ends = zip(lines.starts[:-1], lines.starts[1:], strict=True)
     pieces = [lines.points_m[start:stop] * factor for start, stop in ends]
-    column = next((v for v in lines.data.values() if v.ndim == 1 and v.dtype.kind in "iuUf"), None)
     colours: Any = colour
-    if column is not None and len(kinds := np.unique(column)) <= len(LINES):
-        colours = [LINES[int(np.searchsorted(kinds, value))] for value in column]
+    if (sorts := _sorts(lines)) is not None:
+        name, kinds, which = sorts
+        colours = [LINES[index] for index in which]
         for index, kind in enumerate(kinds):
-            ax.plot(
-                [],
-                [],
-                [],
-                color=LINES[index],
-                lw=2,
-                label=f"{kind:+g}" if kinds.dtype.kind == "f" else str(kind),
-            )
-        ax.legend(loc="upper left")
+            ax.plot([], [], [], color=LINES[index], lw=2, label=str(kind))
+        ax.legend(loc="upper left", title=name.replace("_", " "))
     ax.add_collection3d(Line3DCollection(pieces, colors=colours, linewidths=1.6, zorder=2))
     single = np.array([piece[0] for piece in pieces if len(piece) == 1])
     if len(single):
         ax.plot(*single.T, ".", ms=4, color=INK, zorder=3)
+
+
+def _sorts(lines: Lines) -> tuple[str, NDArray[Any], NDArray[np.intp]] | None:
+    """The first column that sorts the lines into a few kinds: its name, the kinds, each line's."""
+    for name, values in lines.data.items():
+        if values.ndim == 1 and len(values) == len(lines.starts) - 1:
+            kinds, which = np.unique(values, return_inverse=True)
+            if 1 < len(kinds) < min(len(LINES), len(values)):
+                return name, kinds, which
+    return None
 
 
 def decimate(

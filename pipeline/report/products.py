@@ -146,7 +146,7 @@ def _column(name: str, values: NDArray[Any], unit: str) -> tuple[str, Callable[[
         scale, unit = length_unit(top)
     heading = escape(name.removesuffix("_m").replace("_", " "))
     if unit:
-        heading += f" [{escape(typeset(unit))}]"
+        heading += f' <span class="u">[{escape(typeset(unit))}]</span>'
 
     def cell(index: int) -> str:
         value = values[index]

@@ -84,7 +84,7 @@ def test_everything_is_shown_once_and_escaped():
     assert "<b>" not in text
     assert "nothing here: nothing to show, every voxel is empty." in text
     assert "12 of 40 rows." in text
-    assert "position [nm]" in text
+    assert 'position <span class="u">[nm]</span>' in text
     assert "150, 150, 150" in text
     assert "None was found." in text
 
