@@ -200,7 +200,7 @@ def test_bad_projections_are_named_with_the_line_to_paste(page_text):
 def test_the_data_of_every_plot_are_in_the_page(page_text):
     links = dict(re.findall(r'download="([^"]+)" href="data:text/csv;base64,([^"]+)"', page_text))
     names = "pole-figure orientation-uncertainty grain-diameters grains electron-density "
-    names += "resolution-density shifts updates residual-orientation quality"
+    names += "resolution-density shifts joint-shifts updates residual-orientation quality"
     assert set(links) == {f"{name}.csv" for name in names.split()}
     for text in links.values():
         assert len(base64.b64decode(text).decode().splitlines()) >= 2
