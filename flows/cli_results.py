@@ -1,4 +1,4 @@
-"""Commands about a finished result: score, report, export, view."""
+"""Commands about a finished result: score, report, export, view, robustness."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=example + "report result --truth demo/truth.h5")(report)
     app.command(epilog=example + "export result --to paraview")(export)
     app.command(epilog=example + "view result")(view)
+    app.command(epilog=example + "robustness result")(robustness)
 
 
 def result_file(given: Path) -> Path:
@@ -147,3 +148,32 @@ def view(
         import webbrowser
 
         webbrowser.open(page.resolve().as_uri())
+
+
+@one_line_errors
+def robustness(
+    result: Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Tell what less data would have given: fewer tilts, fewer angles, one polarisation.
+
+    Reconstructs parts of the run's aligned projections with the run's settings, compares them with
+    its result, and adds the study to result.nxs, summary.json and report.html. Finished parts are
+    reused.
+    """
+    folder = result.parent if result.is_file() else result
+    result_file(folder)
+    from flows.progress import ProgressBoard
+    from flows.robustness import study_robustness
+    from pipeline.io.product_files import load_product
+
+    product = load_product(study_robustness(folder, ProgressBoard()))
+    figures = {
+        name: {"value": figure.value, "unit": figure.unit, "description": figure.description}
+        for name, figure in product.figures.items()
+    }
+    if as_json:
+        print_json(figures)
+        return
+    print_figures("difference from the reconstruction of all data", figures)
+    typer.echo(folder / "report.html")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.analyses import read_density, read_grains, read_products
-from flows.solves import crop, load_all, read_json
+from flows.solves import crop, load_all, read_json, write_json
 from flows.stages import PREVIEWS
 from pipeline.analyse.density import (
     air_noise,
@@ -246,6 +246,9 @@ class Parts:
         return found
 
 
+STACKS = "stacks.json"
+"""Stacks that the reconstructions were made of, relative to the work folder."""
+
 RESULT_FILES = (
     "fields.npz",
     "assessment.npz",
@@ -270,7 +273,10 @@ def make_result(
     settings: Mapping[str, str],  # noqa: ARG001 - part of the step's key
     provenance: Provenance,
 ) -> None:
-    """Gather the products. Writes `result.nxs` and `summary.json`."""
+    """Gather the products. Writes `result.nxs` and `summary.json`, and `stacks.json`: where the
+    projections lie that were fitted, for studies of the finished run."""
+    work = out.parent
+    write_json(out / STACKS, [os.path.relpath(path, work) for path in dict.fromkeys(parts.stacks)])
     data = gather(parts, provenance)
     write_result(out / "result.nxs", data)
     write_summary(out / "summary.json", data.figures)

@@ -17,6 +17,7 @@ from prefect.futures import PrefectFuture
 
 from flows import products, solves, stages
 from flows.analyses import ANALYSES, Analysis, Sources
+from flows.robustness import study_of
 from flows.run import Assembled, Group, Run
 from flows.steps import StepResult, Unkeyed
 from pipeline.io.products import UNKNOWN_PIXEL_SIZE_M
@@ -321,7 +322,9 @@ def run_analyses(run: Run, sources: Sources) -> dict[str, Path]:
         arguments = analysis.arguments({**inputs, **settings})
         if arguments is not None and run.layout.wants(analysis.product):
             futures[name] = analyse.submit(run, name, analysis, arguments)
-    return {name: future.result().folder for name, future in futures.items()}
+    folders = {name: future.result().folder for name, future in futures.items()}
+    study = study_of(run.workspace.work, sources.fields or sources.vector)
+    return folders if study is None else {**folders, "robustness": study}
 
 
 def collect(futures: Iterable[PrefectFuture[StepResult]]) -> list[StepResult]:

@@ -87,11 +87,10 @@ def _arrays(result: Path) -> dict[str, bytes]:
 
     def take(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset) and "provenance" not in name:
-            value = np.asarray(item[()])
-            # Texts are objects, whose bytes are addresses.
-            found[name] = (
-                repr(value.tolist()).encode() if value.dtype == object else value.tobytes()
-            )
+            words = h5py.check_string_dtype(item.dtype) is not None
+            # Words are read as objects, whose bytes are addresses.
+            values = np.array(item.asstr()[()], dtype=np.str_) if words else np.asarray(item[()])
+            found[name] = values.tobytes()
 
     with h5py.File(result, "r") as file:
         file["entry"].visititems(take)

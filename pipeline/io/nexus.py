@@ -119,13 +119,18 @@ def write_line(
     return group
 
 
+def member(name: str) -> str:
+    """Name of a dataset; a slash would make groups of it, so that it becomes a division slash."""
+    return name.replace("/", "\u2215")
+
+
 def write_figures(entry: h5py.Group, figures: Mapping[str, Figure]) -> None:
     """Numbers to quote, as `figures` in a group; none leave no group."""
     if not figures:
         return
     parent = write_group(entry, "figures", "NXcollection")
     for name, figure in figures.items():
-        dataset = write_value(parent, name, float(figure.value), figure.unit)
+        dataset = write_value(parent, member(name), float(figure.value), figure.unit)
         dataset.attrs["description"] = figure.description
         if figure.uncertainty is not None:
             dataset.attrs["uncertainty"] = float(figure.uncertainty)
@@ -136,7 +141,7 @@ def read_figures(group: h5py.Group) -> dict[str, Figure]:
     """What `write_figures` wrote, in its order."""
     found = {}
     for name in group.attrs["order"]:
-        stored = group[name]
+        stored = group[member(name)]
         uncertainty = stored.attrs.get("uncertainty")
         found[str(name)] = Figure(
             value=float(stored[()]),

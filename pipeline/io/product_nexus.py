@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.io.nexus import (
     component_view,
+    member,
     read_figures,
     write_axes,
     write_figures,
@@ -42,11 +43,15 @@ def write_products(entry: h5py.Group, products: Mapping[str, Product]) -> None:
 
     Raises
     ------
-    ValueError : a product or a map has a name that is taken.
+    ValueError : a product or a map has a name that is taken, or one of its parts has a slash.
     """
     for name, product in products.items():
         if name in entry or name != product.name:
             raise ValueError(f"product '{product.name}': the name '{name}' is taken or another one")
+        parts = (product.maps, product.tables, product.curves, product.surfaces, product.lines)
+        for part in (key for members in parts for key in members):
+            if "/" in part:
+                raise ValueError(f"product '{name}': the name '{part}' has a slash")
         _write_product(entry, product)
     if products:
         entry.attrs.create("products", list(products), dtype=h5py.string_dtype())
@@ -155,9 +160,10 @@ def _write_columns(
     place.attrs.create("columns", list(columns), dtype=h5py.string_dtype())
     for column, values in columns.items():
         if values.dtype.kind in "US":
-            place.create_dataset(column, data=values.tolist(), dtype=h5py.string_dtype())
+            text = h5py.string_dtype()
+            place.create_dataset(member(column), data=values.tolist(), dtype=text)
             continue
-        dataset = write_value(place, column, values, units.get(column, ""))
+        dataset = write_value(place, member(column), values, units.get(column, ""))
         if column in units:
             dataset.attrs["has_unit"] = True
 
@@ -226,15 +232,15 @@ def _read_curve(group: h5py.Group) -> Curve:
 def _read_table(group: h5py.Group) -> Table:
     columns = _read_columns(group)
     units = {
-        name: str(group[name].attrs["units"])
+        name: str(group[member(name)].attrs["units"])
         for name in columns
-        if group[name].attrs.get("has_unit", False)
+        if group[member(name)].attrs.get("has_unit", False)
     }
     return Table(columns, units, str(group.attrs["title"]))
 
 
 def _read_columns(group: h5py.Group) -> dict[str, NDArray[Any]]:
-    return {str(name): _read_column(group[name]) for name in group.attrs["columns"]}
+    return {str(name): _read_column(group[member(name)]) for name in group.attrs["columns"]}
 
 
 def _read_column(stored: h5py.Dataset) -> NDArray[Any]:

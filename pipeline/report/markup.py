@@ -34,6 +34,11 @@ def format_number(value: float, uncertainty: float | None = None) -> str:
     return f"{value:.3g}"
 
 
+def typeset(unit: str) -> str:
+    """A unit as people write it."""
+    return unit.replace("angstrom", "Å").replace("^3", "³").replace("^2", "²")
+
+
 def words(name: str) -> str:
     """Readable form of a figure's name."""
     text = name.removesuffix("_px").removesuffix("_deg").removesuffix("_percent")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pipeline.io.product import Curve, Lines, Surface
 from pipeline.report.canvas import INK, LINES, MUTED, percentile_limits, to_png
 from pipeline.report.colours import label_colours
+from pipeline.report.markup import typeset
 
 MAX_TRIANGLES = 12_000
 """Most triangles in a picture: more cannot be told apart in it."""
@@ -40,8 +41,8 @@ def curve_picture(curve: Curve) -> bytes:
         if log:
             ax.set_yscale("log")
             ax.set_ylim(bottom=0.7)
-        ax.set_xlabel(_typeset(curve.x_label))
-        ax.set_ylabel(_typeset(curve.y_label))
+        ax.set_xlabel(typeset(curve.x_label))
+        ax.set_ylabel(typeset(curve.y_label))
         if len(curve.lines) > 1:
             ax.legend(ncols=1 + len(curve.lines) // 9)
 
@@ -66,10 +67,6 @@ def _bars(ax: Axes, curve: Curve) -> None:
         if not alone:
             ax.stairs(values, edges, color=colour, lw=1.3, label=name)
     ax.set_xlim(edges[0], edges[-1])
-
-
-def _typeset(label: str) -> str:
-    return label.replace("angstrom^3", "Å³").replace("^3", "³").replace("^2", "²")
 
 
 def scene_picture(surfaces: Mapping[str, Surface], lines: Mapping[str, Lines]) -> bytes:
@@ -143,24 +140,27 @@ def _draw_lines(ax: Any, lines: Lines, factor: float, colour: str) -> None:
         return
     ends = zip(lines.starts[:-1], lines.starts[1:], strict=True)
     pieces = [lines.points_m[start:stop] * factor for start, stop in ends]
-    column = next((v for v in lines.data.values() if v.ndim == 1 and v.dtype.kind in "iuUf"), None)
     colours: Any = colour
-    if column is not None and len(kinds := np.unique(column)) <= len(LINES):
-        colours = [LINES[int(np.searchsorted(kinds, value))] for value in column]
+    if (sorts := _sorts(lines)) is not None:
+        name, kinds, which = sorts
+        colours = [LINES[index] for index in which]
         for index, kind in enumerate(kinds):
-            ax.plot(
-                [],
-                [],
-                [],
-                color=LINES[index],
-                lw=2,
-                label=f"{kind:+g}" if kinds.dtype.kind == "f" else str(kind),
-            )
-        ax.legend(loc="upper left")
+            ax.plot([], [], [], color=LINES[index], lw=2, label=str(kind))
+        ax.legend(loc="upper left", title=name.replace("_", " "))
     ax.add_collection3d(Line3DCollection(pieces, colors=colours, linewidths=1.6, zorder=2))
     single = np.array([piece[0] for piece in pieces if len(piece) == 1])
     if len(single):
         ax.plot(*single.T, ".", ms=4, color=INK, zorder=3)
+
+
+def _sorts(lines: Lines) -> tuple[str, NDArray[Any], NDArray[np.intp]] | None:
+    """The first column that sorts the lines into a few kinds: its name, the kinds, each line's."""
+    for name, values in lines.data.items():
+        if values.ndim == 1 and len(values) == len(lines.starts) - 1:
+            kinds, which = np.unique(values, return_inverse=True)
+            if 1 < len(kinds) < min(len(LINES), len(values)):
+                return name, kinds, which
+    return None
 
 
 def decimate(

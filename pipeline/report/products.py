@@ -13,8 +13,11 @@ from pipeline.io.csv_text import curve_csv, table_csv
 from pipeline.io.product import Map, Product, Table
 from pipeline.report import slices
 from pipeline.report.canvas import LINES
-from pipeline.report.markup import download, format_number, picture, table, words
+from pipeline.report.markup import download, format_number, picture, table, typeset, words
 from pipeline.report.plots import curve_picture, length_unit, scene_picture
+
+SHOWN_MAPS = 3
+"""Maps of a product that stand on the page; the others unfold."""
 
 SHOWN_ROWS = 12
 """Rows of a table on the page; the whole of it is downloaded."""
@@ -37,7 +40,17 @@ def product_section(product: Product) -> str:
             for name, figure in product.figures.items()
         ]
         parts.append(table(["", "value", "unit", "what it is"], rows, (2, 3)))
-    parts += [_map(product.name, name, shown) for name, shown in product.maps.items()]
+    curves = [
+        picture(
+            curve_picture(curve),
+            curve.title,
+            f"{escape(curve.title)}. "
+            + download(curve_csv(curve), f"{product.name}-{name}.csv", "data"),
+        )
+        for name, curve in product.curves.items()
+        if curve.x.size
+    ]
+    parts.append(f'<div class="row">{"".join(curves)}</div>' if curves else "")
     if any(len(s.triangles) for s in product.surfaces.values()) or any(
         len(item.starts) > 1 for item in product.lines.values()
     ):
@@ -50,24 +63,14 @@ def product_section(product: Product) -> str:
                 escape("; ".join(titles)) + ".",
             )
         )
-    curves = [
-        picture(
-            curve_picture(curve),
-            curve.title,
-            f"{escape(curve.title)}. "
-            + download(curve_csv(curve), f"{product.name}-{name}.csv", "data"),
-        )
-        for name, curve in product.curves.items()
-        if curve.x.size
-    ]
-    parts.append(f'<div class="row">{"".join(curves)}</div>' if curves else "")
+    maps = [_map(product.name, name, shown) for name, shown in product.maps.items()]
+    parts += maps[:SHOWN_MAPS]
+    if maps[SHOWN_MAPS:]:
+        folded = "".join(maps[SHOWN_MAPS:])
+        n = len(maps) - SHOWN_MAPS
+        parts.append(f"<details><summary>{n} more maps</summary>{folded}</details>")
     parts += [_table(product.name, name, item) for name, item in product.tables.items()]
     return "".join(parts)
-
-
-def typeset(unit: str) -> str:
-    """A unit as people write it."""
-    return unit.replace("angstrom", "Å").replace("^3", "³").replace("^2", "²")
 
 
 def _map(product: str, name: str, shown: Map) -> str:
@@ -129,9 +132,8 @@ def _table(product: str, name: str, item: Table) -> str:
     text = [k for k, values in enumerate(item.columns.values()) if values.dtype.kind in "US"]
     more = f"{shown} of {n} rows. " if shown < n else ""
     link = download(table_csv(item), f"{product}-{name}.csv", "whole table" if more else "table")
-    return (
-        f'{title}{table([head for head, _ in columns], rows, text)}<p class="sub">{more}{link}</p>'
-    )
+    body = table([head for head, _ in columns], rows, text)
+    return f'{title}<div class="wrap">{body}</div><p class="sub">{more}{link}</p>'
 
 
 def _column(name: str, values: NDArray[Any], unit: str) -> tuple[str, Callable[[int], str]]:
@@ -144,7 +146,7 @@ def _column(name: str, values: NDArray[Any], unit: str) -> tuple[str, Callable[[
         scale, unit = length_unit(top)
     heading = escape(name.removesuffix("_m").replace("_", " "))
     if unit:
-        heading += f" [{escape(typeset(unit))}]"
+        heading += f' <span class="u">[{escape(typeset(unit))}]</span>'
 
     def cell(index: int) -> str:
         value = values[index]

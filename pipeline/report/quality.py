@@ -8,10 +8,12 @@ from html import escape
 import numpy as np
 from matplotlib.figure import Figure
 
+from pipeline.io.csv_text import table_csv
+from pipeline.io.export.content import quality_table
 from pipeline.io.products import SeriesQuality
 from pipeline.preprocess.quality import MEASURES, THRESHOLD
 from pipeline.report.canvas import INK, LINES, MUTED, to_png
-from pipeline.report.markup import picture, table
+from pipeline.report.markup import download, picture, table
 
 
 def quality_section(quality: Mapping[str, SeriesQuality]) -> str:
@@ -32,9 +34,10 @@ def quality_section(quality: Mapping[str, SeriesQuality]) -> str:
         else "No projection is unlike its neighbours."
     )
     parts = "".join(_series(name, series) for name, series in quality.items())
+    link = download(table_csv(quality_table(quality)), "quality.csv", "measures and scores")
     return (
         f"<p>Every projection is compared with its neighbours in angle: residual ramp in the air, "
-        f"residues of the phase, blur, missing area and noise. {said}</p>"
+        f"residues of the phase, blur, missing area and noise. {said} {link}</p>"
         f'<div class="row">{parts}</div>'
     )
 

@@ -38,6 +38,9 @@ vertical-align:top;white-space:nowrap}
 th{font-weight:600;color:var(--muted);white-space:nowrap}
 td:first-child,th:first-child,td.t,th.t{text-align:left}
 td.t{white-space:normal}
+.wrap table{font-size:.87rem}
+.u{white-space:nowrap}
+.wrap th{white-space:normal;vertical-align:bottom}
 .wide-right table{font-size:.85rem}
 .wide-right th,.wide-right td{padding-right:10px}
 #slices .bar{display:flex;gap:10px;margin:.7rem 0 .4rem;align-items:center}

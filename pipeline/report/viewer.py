@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from pipeline.io.product import Map
 from pipeline.io.products import UNKNOWN_PIXEL_SIZE_M, ResultData
 from pipeline.report.canvas import LINES, percentile_limits
 from pipeline.report.colours import label_colours
+from pipeline.report.markup import typeset
 from pipeline.report.slices import crop
 
 MAX_BYTES = 9_000_000
@@ -36,6 +38,9 @@ MAX_LAYERS = 12
 
 LEVELS = 1023
 """Steps of a number between its least and largest value: a thousandth of the range."""
+
+_BEST_RATIO = 0.2
+"""Bytes in the page for each byte of a volume, where it is smooth and has air around it."""
 
 _SIGNED = 0.2
 """A range that reaches so far to its smaller side of zero is shown on a scale of two colours."""
@@ -75,7 +80,7 @@ def viewer_section(data: ResultData, most_bytes: int = MAX_BYTES) -> str:
     if not layers or mask is None:
         return ""
     box = crop(mask)
-    edge = 1
+    edge = _first_edge(layers, mask.shape, box, most_bytes)
     while True:
         grid = Grid.over(mask.shape, box, edge, data.pixel_size_m)
         packed = [_packed(layer, grid) for layer in layers]
@@ -97,6 +102,15 @@ def viewer_section(data: ResultData, most_bytes: int = MAX_BYTES) -> str:
         f'<script type="application/json" id="slices-meta">{meta}</script>{volumes}'
         f"<script>{script}</script>"
     )
+
+
+def _first_edge(
+    layers: Iterable[Layer], shape: tuple[int, ...], box: tuple[slice, ...], most_bytes: int
+) -> int:
+    """Smallest blocks worth trying: those whose bytes fit if they compress as well as labels do."""
+    voxels = math.prod(len(range(*part.indices(n))) for part, n in zip(box, shape, strict=True))
+    raw = sum(3 if layer.kind in ("axis", "vector") else 2 for layer in layers) * voxels
+    return max(1, math.ceil((raw * _BEST_RATIO / most_bytes) ** (1 / 3)))
 
 
 def _about(grid: Grid, pixel_size_m: float) -> str:
@@ -156,7 +170,7 @@ def layers_of(data: ResultData) -> Iterator[Layer]:
 
 def _of_map(shown: Map) -> Layer:
     values = shown.values.astype(np.int64) if shown.kind == "label" else shown.values
-    unit = shown.unit.replace("angstrom", "Å").replace("^3", "³").replace("^2", "²")
+    unit = "°" if shown.unit == "degree" else typeset(shown.unit)
     return Layer(shown.title, unit, shown.kind, values, shown.pixel_size_m)
 
 

@@ -15,7 +15,18 @@ from flows import cli as commands
 from flows.cli import app
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
-NAMES = ("simulate", "check", "run", "score", "import", "schema", "report", "export", "view")
+NAMES = (
+    "simulate",
+    "check",
+    "run",
+    "score",
+    "import",
+    "schema",
+    "report",
+    "export",
+    "view",
+    "robustness",
+)
 runner = CliRunner()
 
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.io.product import Curve, Map, Table
-from pipeline.io.products import GRAIN_UNITS, Figure, ResultData
+from pipeline.io.products import (
+    GRAIN_UNITS,
+    Figure,
+    ResultData,
+    SeriesAlignment,
+    SeriesQuality,
+)
+from pipeline.preprocess.quality import MEASURES
 
 MapGroups = dict[str, dict[str, Map]]
 
@@ -73,6 +81,10 @@ def result_tables(data: ResultData) -> dict[str, Table]:
         found["grains"] = Table(data.grains.table, GRAIN_UNITS, "Grains")
     for name, product in data.products.items():
         found.update({f"{name}-{key}": table for key, table in product.tables.items()})
+    if data.alignment:
+        found["shifts"] = alignment_table(data.alignment)
+    if data.quality:
+        found["quality"] = quality_table(data.quality)
     if data.figures:
         found["figures"] = figure_table(data.figures)
     return found
@@ -93,6 +105,68 @@ def figure_table(figures: Mapping[str, Figure]) -> Table:
         {},
         "Numbers to quote",
     )
+
+
+def alignment_table(alignment: Mapping[str, SeriesAlignment]) -> Table:
+    """Shift of every projection of every series."""
+    shifts = {name: (s.angles_deg, s.shifts_px) for name, s in alignment.items()}
+    return _shift_table(shifts, "Shift added to each projection")
+
+
+def joint_table(alignment: Mapping[str, SeriesAlignment]) -> Table:
+    """Part of the shifts that was found with the dichroism in the model."""
+    known = {name: s for name, s in alignment.items() if s.joint_px.size}
+    shifts = {name: (s.angles_deg, s.joint_px) for name, s in known.items()}
+    return _shift_table(shifts, "Part of the shifts found with the dichroism in the model")
+
+
+def _shift_table(
+    shifts: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], title: str
+) -> Table:
+    """Angles (n,) and dy, dx (n, 2) of each series; of at least one series."""
+    columns = {
+        "series": np.repeat(list(shifts), [len(angles) for angles, _ in shifts.values()]),
+        "angle": _joined(angles for angles, _ in shifts.values()),
+        "shift_x": _joined(values[:, 1] for _, values in shifts.values()),
+        "shift_y": _joined(values[:, 0] for _, values in shifts.values()),
+    }
+    units = {"angle": "degree", "shift_x": "pixel", "shift_y": "pixel"}
+    return Table(columns, units, title)
+
+
+def update_table(alignment: Mapping[str, SeriesAlignment]) -> Table:
+    """Rms update of every series in each round of its alignment."""
+    rounds = {name: len(s.updates_px) for name, s in alignment.items()}
+    sizes = [
+        np.sqrt(np.mean(s.updates_px**2, axis=1)) if s.updates_px.size else np.zeros(0)
+        for s in alignment.values()
+    ]
+    columns = {
+        "series": np.repeat(list(rounds), list(rounds.values())),
+        "round": _joined(np.arange(1, n + 1) for n in rounds.values()),
+        "update": _joined(sizes),
+    }
+    return Table(columns, {"update": "pixel"}, "Rms update of the shifts")
+
+
+def quality_table(quality: Mapping[str, SeriesQuality]) -> Table:
+    """Measures and scores of every projection, and whether it is unlike its neighbours."""
+    series = list(quality.values())
+    columns: dict[str, NDArray[np.generic]] = {
+        "series": np.repeat(list(quality), [len(s.indices) for s in series]),
+        "projection": _joined(s.indices for s in series),
+        "angle": _joined(s.angles_deg for s in series),
+        "outlier": _joined(s.outliers for s in series),
+    }
+    for index, name in enumerate(MEASURES):
+        word = name.replace(" ", "_")
+        columns[word] = _joined(s.measures[:, index] for s in series)
+        columns[f"{word}_score"] = _joined(s.scores[:, index] for s in series)
+    return Table(columns, {"angle": "degree"}, "Quality of each projection")
+
+
+def _joined(parts: Iterable[NDArray[Any]]) -> NDArray[Any]:
+    return np.concatenate(list(parts))
 
 
 def result_curves(data: ResultData) -> dict[str, Curve]:

@@ -37,6 +37,7 @@ def full() -> Product:
                     "area": np.array([1.5, 2.5]),
                     "centre": np.arange(6.0).reshape(2, 3),
                     "twin": np.array([True, False]),
+                    "e/Å³": np.ones(2),
                 },
                 {"area": "m^2", "centre": "m"},
                 "A boundary",
@@ -60,7 +61,10 @@ def full() -> Product:
                 np.arange(9.0).reshape(3, 3), np.array([0, 2, 3]), {"charge": np.ones(2)}, "Lines"
             )
         },
-        figures={"boundary_area": Figure(1.25, "µm²", None, "All of them.")},
+        figures={
+            "boundary_area": Figure(1.25, "µm²", None, "All of them."),
+            "comets (+1/2)": Figure(3.0, "", 0.5, "Of one half."),
+        },
         notes=("One.", "Two."),
     )
 
@@ -155,15 +159,18 @@ def test_names_that_are_taken_are_refused(tmp_path):
     wrong = Product("p", "", "", maps={"tables": shown})
     with pytest.raises(ValueError, match="a map cannot be called 'tables'"):
         write_result(tmp_path / "r.nxs", ResultData("s", 1.0, products={"p": wrong}))
+    slash = Product("p", "", "", curves={"a/b": full().curves["areas"]})
+    with pytest.raises(ValueError, match="'p': the name 'a/b' has a slash"):
+        write_result(tmp_path / "r.nxs", ResultData("s", 1.0, products={"p": slash}))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_csv_has_units_and_every_digit():
     text = table_csv(full().tables["angle"])
     assert text.splitlines() == [
-        "name,area [m^2],centre_x [m],centre_y [m],centre_z [m],twin",
-        "tilt,1.5,0.0,1.0,2.0,True",
-        "twist Å,2.5,3.0,4.0,5.0,False",
+        "name,area [m^2],centre_x [m],centre_y [m],centre_z [m],twin,e/Å³",
+        "tilt,1.5,0.0,1.0,2.0,True,1.0",
+        "twist Å,2.5,3.0,4.0,5.0,False,1.0",
     ]
     assert curve_csv(full().curves["areas"]).splitlines()[:2] == [
         "angle [degree],b,a",

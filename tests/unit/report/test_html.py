@@ -40,8 +40,8 @@ from schemas.recipe import GrainSettings
 SHAPE = (20, 26, 22)
 PIXEL = 31e-9
 SECTIONS = (
-    "truth",
     "viewer",
+    "truth",
     "orientation",
     "magnetisation",
     "grains",
@@ -195,6 +195,20 @@ def test_bad_projections_are_named_with_the_line_to_paste(page_text):
     assert "No projection is unlike its neighbours." in text
     assert "exclude:" not in text
     assert quality_section({}) == ""
+
+
+def test_the_data_of_every_plot_are_in_the_page(page_text):
+    links = dict(re.findall(r'download="([^"]+)" href="data:text/csv;base64,([^"]+)"', page_text))
+    names = "pole-figure orientation-uncertainty grain-diameters grains electron-density "
+    names += "resolution-density shifts joint-shifts updates residual-orientation quality"
+    assert set(links) == {f"{name}.csv" for name in names.split()}
+    for text in links.values():
+        assert len(base64.b64decode(text).decode().splitlines()) >= 2
+    pole = np.loadtxt(
+        io.BytesIO(base64.b64decode(links["pole-figure.csv"])), delimiter=",", skiprows=1
+    )
+    assert np.linalg.norm(pole[:, :3], axis=1) == pytest.approx(1.0, abs=1e-5)
+    assert pole[:, 3].mean() == pytest.approx(1.0, abs=0.05)
 
 
 def test_every_picture_shows_something_and_has_a_text(page_text):

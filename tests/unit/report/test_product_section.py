@@ -7,6 +7,7 @@ import io
 import re
 
 import numpy as np
+import pytest
 from matplotlib.image import imread
 
 from pipeline.io.product import Curve, Lines, Map, Product, Surface, Table
@@ -73,8 +74,12 @@ def product() -> Product:
     )
 
 
-def test_everything_is_shown_once_and_escaped():
-    text = product_section(product())
+@pytest.fixture(scope="module")
+def text() -> str:
+    return product_section(product())
+
+
+def test_everything_is_shown_once_and_escaped(text):
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)" alt="([^"]+)"', text)
     assert len(pictures) == 6 + 1 + 2
     for data, alt in pictures:
@@ -84,13 +89,12 @@ def test_everything_is_shown_once_and_escaped():
     assert "<b>" not in text
     assert "nothing here: nothing to show, every voxel is empty." in text
     assert "12 of 40 rows." in text
-    assert "position [nm]" in text
+    assert 'position <span class="u">[nm]</span>' in text
     assert "150, 150, 150" in text
     assert "None was found." in text
 
 
-def test_the_data_of_every_plot_and_table_are_in_the_page():
-    text = product_section(product())
+def test_the_data_of_every_plot_and_table_are_in_the_page(text):
     links = dict(re.findall(r'download="([^"]+)" href="data:text/csv;base64,([^"]+)"', text))
     assert set(links) == {"defects-c.csv", "defects-b.csv", "defects-rows.csv"}
     rows = base64.b64decode(links["defects-rows.csv"]).decode().splitlines()
