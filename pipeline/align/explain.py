@@ -34,7 +34,13 @@ FURTHER = 1.4
 """How much further from the axis than anything seen the sample may reach, unseen."""
 
 OUTLINE = 0.15
-"""Density of the support's edge as a fraction of the sample's: low, for light second phases."""
+"""Highest density of the support's edge as a fraction of the sample's: low, for light second
+phases."""
+
+ABOVE_ARTEFACTS, ARTEFACTS_PERCENT = 3.0, 95.0
+"""The support begins where density stands this much above the artefacts of the volume. They are
+as strong below zero as above it, where no matter hides them: the percentile of what is negative
+measures them. A sample without an edge keeps its faint outside; a cut there would push frames."""
 
 
 class Tomograph:
@@ -199,8 +205,15 @@ def soft_support(volume: NDArray[np.float32]) -> NDArray[np.float32]:
     if peak <= 0:
         raise InputError("alignment: no matter found; its phase is expected to be negative")
     typical = float(np.median(smooth[smooth > 0.3 * peak]))
-    inside = ndimage.binary_dilation(smooth > OUTLINE * typical, iterations=2)
+    edge = min(OUTLINE * typical, ABOVE_ARTEFACTS * _artefacts(smooth))
+    inside = ndimage.binary_dilation(smooth > edge, iterations=2)
     return ndimage.gaussian_filter(inside.astype(np.float32), 1.0)
+
+
+def _artefacts(values: NDArray[np.float32]) -> float:
+    """Size of what is not matter, by what is negative; zero where nothing is."""
+    below = values[values < 0]
+    return -float(np.percentile(below, 100.0 - ARTEFACTS_PERCENT)) if below.size else 0.0
 
 
 def half_width(volume: NDArray[np.float32]) -> int:
