@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,12 +72,35 @@ class Tomograph:
         return self._projector
 
 
+@dataclass(frozen=True)
+class Explained:
+    """Volume (nx, ny, nx), what it shows from all angles (n, ny, nx), and where it may be.
+
+    `inside` is None where unmeasured pixels ask for a hull, which follows the frames.
+    """
+
+    volume: NDArray[np.float32]
+    model: NDArray[np.float32]
+    inside: NDArray[np.float32] | None
+
+    def cut(self, columns: slice | None) -> Explained:
+        """What is left on a canvas of fewer columns."""
+        if columns is None:
+            return self
+        parts = [
+            None if part is None else np.ascontiguousarray(part[columns, :, columns])
+            for part in (self.volume, self.inside)
+        ]
+        assert parts[0] is not None
+        return Explained(parts[0], np.ascontiguousarray(self.model[..., columns]), parts[1])
+
+
 def explain(
     tomograph: Tomograph,
     moved: NDArray[np.float32],
     unknown: Unknown,
-    before: NDArray[np.float32] | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    before: Explained | None = None,
+) -> Explained:
     """Volume inside its own support that explains the frames, and its reprojections.
 
     Parameters
@@ -84,31 +108,31 @@ def explain(
     tomograph : projector at the angles of the frames.
     moved : (n, ny, nx) float32 placed frames, matter positive.
     unknown : for each frame the pixels that were not measured and are not air, or None.
-    before : volume of the round before, from which the fit goes on where pixels are unknown.
-
-    Returns
-    -------
-    volume : (nx, ny, nx) float32.
-    model : (n, ny, nx) float32.
+    before : of the round before, from which the fit goes on: frames have hardly moved since.
     """
     if any(mask is not None for mask in unknown):
         return _explain_partial(tomograph, moved, unknown, before)
-    volume = filtered_back_projection(moved, tomograph.angles, "ram-lak")
-    inside = soft_support(volume)
-    volume *= inside
-    model = tomograph.reproject(volume)
-    for _ in range(CORRECTIONS):
-        volume += filtered_back_projection(moved - model, tomograph.angles, "hann") * inside
+    corrections = 1
+    if before is None or before.inside is None:
+        volume = filtered_back_projection(moved, tomograph.angles, "ram-lak")
+        inside = soft_support(volume)
+        volume *= inside
+        model, corrections = tomograph.reproject(volume), CORRECTIONS
+    else:
+        volume, model, inside = before.volume, before.model, before.inside
+    for _ in range(corrections):
+        rest = moved - model
+        volume = volume + filtered_back_projection(rest, tomograph.angles, "hann") * inside
         model = tomograph.reproject(volume)
-    return volume, model
+    return Explained(volume, model, inside)
 
 
 def _explain_partial(
     tomograph: Tomograph,
     moved: NDArray[np.float32],
     unknown: Unknown,
-    before: NDArray[np.float32] | None,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    before: Explained | None,
+) -> Explained:
     """Least squares on the known pixels, in the norm of the ramp filter, inside the visual hull.
 
     Conjugate gradients on `S B K A x = S B K b`: `A` projects, `K` keeps the known pixels, `B` is
@@ -117,7 +141,7 @@ def _explain_partial(
     """
     inside = visual_hull(tomograph, moved, unknown)
     weight = np.maximum(inside, 1e-3)
-    volume = np.zeros_like(inside) if before is None else before * (inside > 0)
+    volume = np.zeros_like(inside) if before is None else before.volume * (inside > 0)
     rest = moved - (tomograph.reproject(volume) if before is not None else np.float32(0.0))
     step, last = np.zeros_like(volume), 0.0
     for _ in range(FIRST_STEPS if before is None else NEXT_STEPS):
@@ -134,7 +158,7 @@ def _explain_partial(
         volume += np.float32(size / curvature) * step
         rest -= np.float32(size / curvature) * seen
         last = size
-    return volume, tomograph.reproject(volume)
+    return Explained(volume, tomograph.reproject(volume), None)
 
 
 def _forget(stack: NDArray[np.float32], unknown: Unknown) -> None:

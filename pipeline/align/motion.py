@@ -18,6 +18,10 @@ from pipeline.preprocess.resample import fourier_shift
 LONGEST_LEAP = 6.0
 """An accelerated step may be this many times the plain one."""
 
+LEAST_SEEN = 0.1
+"""Part of a common turn, in square, that turns of the sample must not explain for it to be known:
+0.19 is left over half a turn of angles, 0.03 over 120 degrees."""
+
 SPLINE_ORDER = 5
 """Of frames that are turned: off by a thousandth where cubic splines are off by a hundredth."""
 
@@ -78,6 +82,14 @@ def seen_motion(
     found[:, 2] = motions[:, 2] - design[:, 1:] @ coefficients[1:]
     found[:, 3] = motions[:, 3] - motions[:, 3].mean()
     return found
+
+
+def turn_is_seen(angles: NDArray[np.float64]) -> bool:
+    """Whether a common turn of all frames differs from what turns of the sample look like."""
+    common = np.ones(len(angles))
+    sinusoid = _sinusoid(angles)
+    rest = common - sinusoid @ np.linalg.lstsq(sinusoid, common, rcond=None)[0]
+    return bool(np.mean(rest**2) > LEAST_SEEN)
 
 
 def _sinusoid(angles: NDArray[np.float64]) -> NDArray[np.float64]:
