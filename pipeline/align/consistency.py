@@ -36,6 +36,7 @@ from pipeline.align.match import match_frame, misfit, steps, strangers
 from pipeline.align.motion import (
     Mixing,
     alignment_residual,
+    common_turn,
     rigid_motion,
     seen_motion,
     turn_is_seen,
@@ -71,6 +72,10 @@ WORTH_TURNING_PX = (0.1, 0.3)
 """A tilt of the axis that moves content by no more than this is reported and not corrected, since
 turning frames interpolates them [pixel]; the second where the sample leaves the field sideways,
 for what is made up beyond it looks a little like a tilt."""
+
+
+SURE = 4.0
+"""Standard errors by which a tilt must differ from none to be corrected."""
 
 
 @dataclass(frozen=True)
@@ -320,6 +325,7 @@ class _Series:
         found = explain(self.tomograph, moved, unknown, before)
         self.rest = misfit(moved, found.model, seen)
         update = steps(moved, found.model, seen, unknown, self.lever / binning)
+        self.turn_error = common_turn(update[:, 2] * binning, self.angles)[1]
         similarity = self.settings.model == "similarity"
         return seen_motion(update * binning, self.angles, similarity), found
 
@@ -359,6 +365,7 @@ class _Series:
             return
         self.axis_tilt_rad = tilt / self.lever
         worth = WORTH_TURNING_PX[int(self.borders[:, [LOW_X, HIGH_X]].any())]
+        worth = max(worth, SURE * self.turn_error)
         if self.settings.refine_axis and binning == self.settings.levels[-1] and abs(tilt) > worth:
             self.turning = True
 

@@ -74,14 +74,24 @@ def seen_motion(
     """
     found = np.zeros_like(motions)
     found[:, :2] = without_rigid_motion(motions[:, :2], angles)
+    if not similarity:
+        found[:, 2] = common_turn(motions[:, 2], angles)[0]
+        return found
     design = np.column_stack([np.ones(len(angles)), _sinusoid(angles)])
     coefficients = np.linalg.lstsq(design, motions[:, 2], rcond=None)[0]
-    if not similarity:
-        found[:, 2] = coefficients[0]
-        return found
     found[:, 2] = motions[:, 2] - design[:, 1:] @ coefficients[1:]
     found[:, 3] = motions[:, 3] - motions[:, 3].mean()
     return found
+
+
+def common_turn(turns: NDArray[np.float64], angles: NDArray[np.float64]) -> tuple[float, float]:
+    """Turn that all of `turns` (n,) share beside turns of the sample, and its standard error."""
+    design = np.column_stack([np.ones(len(angles)), _sinusoid(angles)])
+    inverse = np.linalg.pinv(design)
+    coefficients = inverse @ turns
+    rest = turns - design @ coefficients
+    spread = np.sqrt(np.sum(rest**2) / max(len(turns) - 3, 1))
+    return float(coefficients[0]), float(spread * np.linalg.norm(inverse[0]))
 
 
 def turn_is_seen(angles: NDArray[np.float64]) -> bool:
