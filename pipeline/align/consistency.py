@@ -42,6 +42,7 @@ from pipeline.align.motion import (
     turn_is_seen,
 )
 from pipeline.align.pairs import register_frame
+from pipeline.align.pitch import axis_pitch, sees_both_sides
 from pipeline.errors import ConvergenceError, InputError
 from pipeline.preprocess.resample import fourier_resample
 from pipeline.progress import Progress, ProgressCallback, silent
@@ -60,6 +61,9 @@ no frame shows the whole sample."""
 FOLLOWS_PX = 0.3
 """After a round that moved no frame further [pixel of the level], the next one improves its volume
 instead of making a new one, at a third of the time."""
+
+PITCH_SIZE = 48
+"""Frames of about this many pixels tell the lean of the axis along the beam [pixel]."""
 
 COARSE_TOLERANCE = 0.3
 """Coarse levels go on below the tolerance by this factor: what frames do slowly with their angle is
@@ -97,6 +101,9 @@ class Alignment:
     axis_tilt_deg : measured angle of the rotation axis against the detector's columns, positive
         from y towards -x [degree], corrected or not; NaN where the angles cannot tell it from a
         turn of the sample.
+    axis_pitch_deg, axis_pitch_error_deg : lean of the axis along the beam, `R = R_x(pitch)
+        R_y(theta)`, and its standard error [degree]; reported, not corrected, for no motion of
+        frames undoes it. NaN where it is not determined: over half a turn it never is.
     partial : (n,) bool, frames in which the sample leaves the field.
     left_out : (n,) bool, frames that show nothing, or nothing that the volume of all others could
         explain: they did not enter it, and their motions are those between their neighbours.
@@ -111,6 +118,8 @@ class Alignment:
     turns_rad: NDArray[np.float64]
     scales: NDArray[np.float64]
     axis_tilt_deg: float
+    axis_pitch_deg: float
+    axis_pitch_error_deg: float
     partial: NDArray[np.bool_]
     left_out: NDArray[np.bool_]
 
@@ -399,9 +408,21 @@ class _Series:
             motions[:, 2] / self.lever,
             np.exp(motions[:, 3] / self.lever),
             float(np.rad2deg(self.axis_tilt_rad)),
+            *self._pitch_deg(),
             partial,
             left_out,
         )
+
+    def _pitch_deg(self) -> tuple[float, float]:
+        """Lean of the axis along the beam and its error, from coarse frames."""
+        asked = self.settings.enabled and self.settings.refine_axis
+        sideways = self.borders[:, [LOW_X, HIGH_X]].any()
+        if not asked or sideways or not sees_both_sides(self.angles):
+            return np.nan, np.nan
+        binning = max(1, round(min(self.stack.shape[1:]) / PITCH_SIZE))
+        moved, seen, unknown = self._placed(self._canvas(binning), binning)
+        pitch, error = axis_pitch(self.tomograph, moved, seen, unknown)
+        return float(np.rad2deg(pitch)), float(np.rad2deg(error))
 
 
 def _check(

@@ -84,14 +84,22 @@ def seen_motion(
     return found
 
 
-def common_turn(turns: NDArray[np.float64], angles: NDArray[np.float64]) -> tuple[float, float]:
-    """Turn that all of `turns` (n,) share beside turns of the sample, and its standard error."""
+def common_turn(
+    turns: NDArray[np.float64], angles: NDArray[np.float64]
+) -> tuple[float, float, NDArray[np.float64]]:
+    """Turn that all of `turns` (n,) share beside turns of the sample, its standard error, the rest.
+
+    Parameters
+    ----------
+    turns : (n,) in-plane rotations of frames.
+    angles : (n,) rotation about y [rad].
+    """
     design = np.column_stack([np.ones(len(angles)), _sinusoid(angles)])
     inverse = np.linalg.pinv(design)
     coefficients = inverse @ turns
     rest = turns - design @ coefficients
     spread = np.sqrt(np.sum(rest**2) / max(len(turns) - 3, 1))
-    return float(coefficients[0]), float(spread * np.linalg.norm(inverse[0]))
+    return float(coefficients[0]), float(spread * np.linalg.norm(inverse[0])), rest
 
 
 def turn_is_seen(angles: NDArray[np.float64]) -> bool:
