@@ -34,9 +34,12 @@ AGAINST = 0.04
 FURTHER = 1.4
 """How much further from the axis than anything seen the sample may reach, unseen."""
 
-OUTLINE = 0.15
-"""Highest density of the support's edge as a fraction of the sample's: low, for light second
+FAINT, OUTLINE = 0.01, 0.15
+"""Density of the support's edge as a fraction of the sample's, between these: low, for light second
 phases."""
+
+ENOUGH_FRAMES, BEYOND_PX = 64, 4
+"""Frames that tell how far from the axis the sample reaches, and pixels added to it."""
 
 ABOVE_ARTEFACTS, ARTEFACTS_PERCENT = 3.0, 95.0
 """The support begins where density stands this much above the artefacts of the volume. They are
@@ -116,13 +119,19 @@ def explain(
     if before is None or before.inside is None:
         volume = filtered_back_projection(moved, tomograph.angles, "ram-lak")
         inside = soft_support(volume)
+        inside *= _reached(moved)[:, None, :]
         volume *= inside
         model, corrections = tomograph.reproject(volume), CORRECTIONS
     else:
         volume, model, inside = before.volume, before.model, before.inside
     for _ in range(corrections):
-        rest = moved - model
-        volume = volume + filtered_back_projection(rest, tomograph.angles, "hann") * inside
+        # In place: at full size each of these takes half a gigabyte or more.
+        np.subtract(moved, model, out=model)
+        correction = filtered_back_projection(model, tomograph.angles, "hann")
+        del model
+        correction *= inside
+        correction += volume
+        volume = correction
         model = tomograph.reproject(volume)
     return Explained(volume, model, inside)
 
@@ -229,9 +238,24 @@ def soft_support(volume: NDArray[np.float32]) -> NDArray[np.float32]:
     if peak <= 0:
         raise InputError("alignment: no matter found; its phase is expected to be negative")
     typical = float(np.median(smooth[smooth > 0.3 * peak]))
-    edge = min(OUTLINE * typical, ABOVE_ARTEFACTS * _artefacts(smooth))
-    inside = ndimage.binary_dilation(smooth > edge, iterations=2)
+    # Every fourth slice tells as much as all.
+    edge = ABOVE_ARTEFACTS * _artefacts(smooth[:, ::4] if smooth.shape[1] > 64 else smooth)
+    inside = smooth > min(OUTLINE * typical, max(FAINT * typical, edge))
+    del smooth  # of the size of the volume, as is what follows
+    inside = ndimage.binary_dilation(inside, iterations=2)
     return ndimage.gaussian_filter(inside.astype(np.float32), 1.0)
+
+
+def _reached(moved: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Columns (nx, nx) of the volume as far from the axis as any frame shows matter."""
+    n, _, nx = moved.shape
+    some = np.stack([ndimage.gaussian_filter(f, 1.5) for f in moved[:: -(-n // ENOUGH_FRAMES)]])
+    edge = max(FAINT * float(np.percentile(some, 99.5)), ABOVE_ARTEFACTS * _artefacts(some))
+    columns = np.flatnonzero((some > edge).any(axis=(0, 1)))
+    furthest = int(np.abs(columns - nx // 2).max(initial=0)) + BEYOND_PX
+    across = (np.arange(nx) - nx // 2) ** 2
+    inside: NDArray[np.bool_] = across[:, None] + across[None, :] < furthest**2
+    return inside
 
 
 def _artefacts(values: NDArray[np.float32]) -> float:
