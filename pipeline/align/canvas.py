@@ -20,6 +20,10 @@ from pipeline.align.motion import move_frame
 OPEN_LEVEL = 0.12
 """Matter at a border, as a fraction of the sample's, that makes it open."""
 
+BORDER_BLUR, NOISE_LEVEL = 2.0, 5.0
+"""Blur along a border before it is judged [pixel], and by how many standard deviations of what
+noise is left it must stand out too."""
+
 MARGIN = 2
 """Pixels along the border of a moved frame in which its interpolation is felt."""
 
@@ -40,13 +44,24 @@ def open_borders(matter: NDArray[np.float32]) -> NDArray[np.bool_]:
     """
     strong = float(np.percentile(matter[:: max(1, len(matter) // 32)], 99.5))
     found = np.zeros((len(matter), 4), np.bool_)
+    # What is left of the noise of a pixel in the mean of three rows, blurred along the border.
+    share = NOISE_LEVEL / np.sqrt(3.0 * 2.0 * np.sqrt(np.pi) * BORDER_BLUR)
     for index, frame in enumerate(matter):
+        noise = share * _pixel_noise(frame)
         strips = (frame[:3], frame[-3:], frame[:, :3].T, frame[:, -3:].T)
         for side, strip in enumerate(strips):
             # Along the border a blur of some pixels keeps noise from looking like matter.
-            line = ndimage.gaussian_filter1d(strip.mean(axis=0), 2.0)
-            found[index, side] = line.max() > OPEN_LEVEL * strong
+            line = ndimage.gaussian_filter1d(strip.mean(axis=0), BORDER_BLUR)
+            found[index, side] = line.max() > max(OPEN_LEVEL * strong, noise)
     return found
+
+
+def _pixel_noise(frame: NDArray[np.float32]) -> float:
+    """Standard deviation of the noise of a pixel, from what linear change does not explain."""
+    bend = frame[1:-1, 1:-1] - 0.25 * (
+        frame[2:, 1:-1] + frame[:-2, 1:-1] + frame[1:-1, 2:] + frame[1:-1, :-2]
+    )
+    return float(np.median(np.abs(bend)) / (0.6745 * np.sqrt(1.25)))
 
 
 class Canvas:
@@ -127,13 +142,13 @@ class Canvas:
         out[tuple(target)] = frame[tuple(source)]
         return inner[0], inner[1]
 
-    def narrow(self, volume: NDArray[np.float32], width: int) -> NDArray[np.float32]:
-        """Cut the canvas to `width`, where it is wider, and a volume (width, ny, width) with it."""
+    def narrow(self, width: int) -> slice | None:
+        """Cut the canvas to `width`, where it is wider: the columns that are kept."""
         if width >= self.width:
-            return volume
+            return None
         low = self.width // 2 - width // 2
         self.width, self.shape = width, (*self.shape[:2], width)
-        return np.ascontiguousarray(volume[low : low + width, :, low : low + width])
+        return slice(low, low + width)
 
     def unknown(self, index: int, seen: tuple[slice, slice]) -> NDArray[np.bool_] | None:
         """Pixels (ny, width) beyond the open borders of a frame; None where there are none."""

@@ -18,6 +18,28 @@ ANCHOR = 0.3
 and are off by less."""
 
 
+def shows_matter(stack: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Frames that show anything, (n,) bool.
+
+    Parameters
+    ----------
+    stack : (n, ny, nx) float32 phase, matter negative, air at zero.
+
+    Raises
+    ------
+    InputError
+        If most show nothing.
+    """
+    strong = -AIR_LEVEL * np.percentile(stack, 0.5)
+    shown = np.array([bool((frame < -strong).any()) for frame in stack]) & (strong > 0.0)
+    if shown.sum() < max(3, 0.5 * len(stack)):
+        raise InputError(
+            f"alignment: frame {int(np.argmin(shown))} shows no matter; its phase is expected to "
+            "be negative"
+        )
+    return shown
+
+
 def coarse_shifts(matter: NDArray[np.float32]) -> NDArray[np.float64]:
     """Shifts that put each frame's centre of mass on the centre pixel, and profiles on each other.
 

@@ -22,23 +22,34 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.align.canvas import HIGH_X, LOW_X, Canvas, for_each, open_borders
-from pipeline.align.coarse import chained_shifts, coarse_shifts
-from pipeline.align.explain import Tomograph, Unknown, centre_of_mass, explain, half_width
-from pipeline.align.motion import Mixing, alignment_residual, rigid_motion, seen_motion
-from pipeline.align.pairs import band_pass
+from pipeline.align.canvas import HIGH_X, LOW_X, Canvas, open_borders
+from pipeline.align.coarse import chained_shifts, coarse_shifts, shows_matter
+from pipeline.align.explain import (
+    Explained,
+    Tomograph,
+    Unknown,
+    centre_of_mass,
+    explain,
+    half_width,
+)
+from pipeline.align.match import match_frame, misfit, steps, strangers
+from pipeline.align.motion import (
+    Mixing,
+    alignment_residual,
+    common_turn,
+    rigid_motion,
+    seen_motion,
+    turn_is_seen,
+)
+from pipeline.align.pairs import register_frame
+from pipeline.align.pitch import axis_pitch, sees_both_sides
 from pipeline.errors import ConvergenceError, InputError
 from pipeline.preprocess.resample import fourier_resample
 from pipeline.progress import Progress, ProgressCallback, silent
 from pipeline.tomography.fbp import filtered_back_projection
 from schemas.recipe import AlignSettings
 
-__all__ = ["Alignment", "align_series", "alignment_residual"]
-
-FINE_PX, WIDE_PX = 1.2, 8.0
-"""Frames and model are compared in the band between these two Gaussian blurs [pixel of the level].
-A volume from few angles is complete at low frequencies only, and finer detail follows each frame
-wherever it is; what is broader than an edge is left to dichroism, which changes with the angle."""
+__all__ = ["Alignment", "align_series", "alignment_residual", "match_frame"]
 
 LEAST_SIZE = 24
 """A frame must keep this many pixels on a side [pixel]; coarser levels are skipped."""
@@ -47,6 +58,17 @@ AXIS_REACH, AXIS_STEPS = 0.4, 17
 """Where the rotation axis is looked for, as a fraction of the frame, and at how many places, when
 no frame shows the whole sample."""
 
+FOLLOWS_PX = 0.3
+"""After a round that moved no frame further [pixel of the level], the next one improves its volume
+instead of making a new one, at a third of the time."""
+
+PITCH_SIZE = 48
+"""Frames of about this many pixels tell the lean of the axis along the beam [pixel]."""
+
+COARSE_TOLERANCE = 0.3
+"""Coarse levels go on below the tolerance by this factor: what frames do slowly with their angle is
+found slowly, and a round costs least there."""
+
 NEAR_PX = 0.5
 """Frames that the coarsest level finds no further off than this [pixel] need no coarse levels."""
 
@@ -54,6 +76,10 @@ WORTH_TURNING_PX = (0.1, 0.3)
 """A tilt of the axis that moves content by no more than this is reported and not corrected, since
 turning frames interpolates them [pixel]; the second where the sample leaves the field sideways,
 for what is made up beyond it looks a little like a tilt."""
+
+
+SURE = 4.0
+"""Standard errors by which a tilt must differ from none to be corrected."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +99,14 @@ class Alignment:
         y [rad]: `move_frame(frame, dy, dx, turn, scale)`; zero where none is worth correcting.
     scales : (n,) float64 magnification of each frame.
     axis_tilt_deg : measured angle of the rotation axis against the detector's columns, positive
-        from y towards -x [degree], corrected or not.
+        from y towards -x [degree], corrected or not; NaN where the angles cannot tell it from a
+        turn of the sample.
+    axis_pitch_deg, axis_pitch_error_deg : lean of the axis along the beam, `R = R_x(pitch)
+        R_y(theta)`, and its standard error [degree]; reported, not corrected, for no motion of
+        frames undoes it. NaN where it is not determined: over half a turn it never is.
     partial : (n,) bool, frames in which the sample leaves the field.
+    left_out : (n,) bool, frames that show nothing, or nothing that the volume of all others could
+        explain: they did not enter it, and their motions are those between their neighbours.
     """
 
     shifts: NDArray[np.float64]
@@ -86,7 +118,10 @@ class Alignment:
     turns_rad: NDArray[np.float64]
     scales: NDArray[np.float64]
     axis_tilt_deg: float
+    axis_pitch_deg: float
+    axis_pitch_error_deg: float
     partial: NDArray[np.bool_]
+    left_out: NDArray[np.bool_]
 
 
 def align_series(
@@ -116,7 +151,7 @@ def align_series(
     Raises
     ------
     InputError
-        If frames and angles differ in number, fewer than three are given, or there is no matter.
+        If frames and angles differ in number, fewer than three are given, or most show no matter.
     ConvergenceError
         If a frame leaves the field.
 
@@ -129,7 +164,7 @@ def align_series(
     settings = settings or AlignSettings()
     angles = np.asarray(angles_rad, np.float64)
     _check(stack, angles, start)
-    series = _Series(stack, angles, settings, _History(progress, stage, settings), stop)
+    series = _Series(stack, angles, settings, _History(progress, stage, settings, len(stack)), stop)
     if settings.enabled:
         series.run(start)
     return series.result()
@@ -138,15 +173,20 @@ def align_series(
 class _History:
     """Record of all rounds, told as they pass."""
 
-    def __init__(self, progress: ProgressCallback, stage: str, settings: AlignSettings) -> None:
-        self.progress, self.stage = progress, stage
+    def __init__(
+        self, progress: ProgressCallback, stage: str, settings: AlignSettings, count: int
+    ) -> None:
+        self.progress, self.stage, self.count = progress, stage, count
         self.total = len(settings.levels) * settings.iterations
         self.updates: list[NDArray[np.float64]] = []
         self.residual: list[float] = []
         self.levels: list[int] = []
 
-    def add(self, update: NDArray[np.float64], residual: float, level: int) -> None:
-        moved = np.linalg.norm(update, axis=1)
+    def add(
+        self, update: NDArray[np.float64], residual: float, level: int, kept: NDArray[np.intp]
+    ) -> None:
+        moved = np.zeros(self.count)
+        moved[kept] = np.linalg.norm(update, axis=1)
         self.updates.append(moved)
         self.residual.append(residual)
         self.levels.append(level)
@@ -165,25 +205,36 @@ class _Series:
         history: _History,
         stop: Callable[[], bool] | None,
     ) -> None:
-        self.stack, self.angles, self.settings = stack, angles, settings
-        self.history, self.asked = history, stop
+        self.settings, self.history, self.asked = settings, history, stop
         n, ny, nx = stack.shape
+        self.stack, self.angles, self.kept = stack, angles, np.arange(n)
         self.lever = 0.25 * (ny + nx)
         self.motions = np.zeros((n, 4))
-        self.borders = open_borders(-stack) if settings.enabled else np.zeros((n, 4), np.bool_)
+        self.borders = np.zeros((n, 4), np.bool_)
+        self.tomograph = Tomograph(angles)
+        if settings.enabled:
+            self._keep(shows_matter(stack))
+            self.borders = open_borders(-self.stack)
         self.reach = nx // 2
         if self.borders[:, [LOW_X, HIGH_X]].any():
             self.reach = nx
         self.axis_tilt_rad = 0.0
         self.turning = settings.model == "similarity"
         self.converged, self.stopped = not settings.enabled, False
-        self.tomograph = Tomograph(angles)
+
+    def _keep(self, good: NDArray[np.bool_]) -> None:
+        """Leave frames out of the series from here on."""
+        if good.all():
+            return
+        self.stack, self.angles, self.kept = self.stack[good], self.angles[good], self.kept[good]
+        self.motions, self.borders = self.motions[good], self.borders[good]
+        self.tomograph = Tomograph(self.angles)
 
     def run(self, start: NDArray[np.float64] | None) -> None:
         """All levels, coarse to fine."""
         levels = _levels(self.stack.shape[1:], self.settings.levels)
         if start is not None:
-            self.motions[:, :2] = start
+            self.motions[:, :2] = start[self.kept]
             levels = levels[-1:]
         else:
             masses = coarse_shifts(-self.stack)
@@ -191,8 +242,10 @@ class _Series:
                 levels = levels[-1:]
             else:
                 self._start(masses, levels[0])
-        for binning in levels:
-            self._level(binning)
+        for index, binning in enumerate(levels):
+            self._level(binning, binning == levels[-1])
+            if index == 0 and not self.stopped and self._drop_strangers(binning):
+                self._level(binning, binning == levels[-1])
             if self.stopped:
                 self.converged &= binning == levels[-1]
                 break
@@ -204,7 +257,7 @@ class _Series:
         update, _ = self._round(self._canvas(binning), binning, None)
         if np.abs(update).max() > NEAR_PX:
             return False
-        self.history.add(update, self.rest, binning)
+        self.history.add(update, self.rest, binning, self.kept)
         return True
 
     def _start(self, masses: NDArray[np.float64], binning: int) -> None:
@@ -243,54 +296,85 @@ class _Series:
             width = min(width, shape[1])
         return Canvas(frames, self.borders, width)
 
-    def _level(self, binning: int) -> None:
+    def _level(self, binning: int, last: bool) -> None:
         """Rounds at one binning, and the gauge at its end."""
         canvas, mixing = self._canvas(binning), Mixing()
-        before: NDArray[np.float32] | None = None
+        before: Explained | None = None
         self.converged = False
+        tolerance = self.settings.tolerance_px * (1.0 if last else COARSE_TOLERANCE)
         for _ in range(self.settings.iterations):
-            update, before = self._round(canvas, binning, before)
+            update, found = self._round(canvas, binning, before)
             self._note_axis(update, binning)
             if not self.turning:
                 update[:, 2:] = 0.0
             self.motions = mixing.next(self.motions, update)
-            self.history.add(update, self.rest, binning)
+            self.history.add(update, self.rest, binning, self.kept)
             self._check_field(binning)
-            before = canvas.narrow(before, 2 * half_width(before))
-            self.converged = bool(np.abs(update).max() < self.settings.tolerance_px)
+            found = found.cut(canvas.narrow(2 * half_width(found.volume)))
+            largest = float(np.abs(update).max())
+            self.converged = largest < tolerance
             self.stopped = self.asked is not None and self.asked()
             if self.converged or self.stopped:
                 break
-        assert before is not None  # the schema asks for a round at least
-        self.reach = half_width(before) * binning
-        centre = centre_of_mass(before) * binning
+            # A volume that goes on while frames are turned holds them where they are.
+            follows = largest < FOLLOWS_PX * binning and not self.turning
+            before = found if follows else None
+        self.reach = half_width(found.volume) * binning
+        centre = centre_of_mass(found.volume) * binning
         if self.borders[:, :2].any(axis=1).mean() > 0.5:
             # Where the sample goes on below or above, its centre is not known.
             centre[1] = 0.0
         self.motions[:, :2] -= rigid_motion(centre, self.angles)
 
     def _round(
-        self, canvas: Canvas, binning: int, before: NDArray[np.float32] | None
-    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        self, canvas: Canvas, binning: int, before: Explained | None
+    ) -> tuple[NDArray[np.float64], Explained]:
         """What one volume says about every frame, update (n, 4), and that volume."""
+        moved, seen, unknown = self._placed(canvas, binning)
+        found = explain(self.tomograph, moved, unknown, before)
+        self.rest = misfit(moved, found.model, seen)
+        update = steps(moved, found.model, seen, unknown, self.lever / binning)
+        self.turn_error = common_turn(update[:, 2] * binning, self.angles)[1]
+        similarity = self.settings.model == "similarity"
+        return seen_motion(update * binning, self.angles, similarity), found
+
+    def _placed(
+        self, canvas: Canvas, binning: int
+    ) -> tuple[NDArray[np.float32], list[tuple[slice, slice]], Unknown]:
+        """Frames where their motions take them, matter positive, and what they did not measure."""
         moved, seen = canvas.place(
             self.motions[:, :2] / binning,
             self.motions[:, 2] / self.lever,
             np.exp(self.motions[:, 3] / self.lever),
         )
         np.negative(moved, out=moved)
-        unknown = [canvas.unknown(index, part) for index, part in enumerate(seen)]
-        volume, model = explain(self.tomograph, moved, unknown, before)
-        self.rest = _misfit(moved, model, seen)
-        update = _steps(moved, model, seen, unknown, self.lever / binning)
-        similarity = self.settings.model == "similarity"
-        return seen_motion(update * binning, self.angles, similarity), volume
+        return moved, seen, [canvas.unknown(index, part) for index, part in enumerate(seen)]
+
+    def _drop_strangers(self, binning: int) -> bool:
+        """Leave out frames unlike what all others say they should show; look elsewhere first."""
+        canvas = self._canvas(binning)
+        moved, seen, unknown = self._placed(canvas, binning)
+        model = explain(self.tomograph, moved, unknown).model
+        strange = strangers(moved, model, seen)
+        for index in np.flatnonzero(strange):
+            step = register_frame(model[index], moved[index]) * binning
+            self.motions[index, :2] += step
+        if not strange.any():
+            return False
+        moved, seen, _ = self._placed(canvas, binning)
+        still = strange & strangers(moved, model, seen)
+        self._keep(~still)
+        return True
 
     def _note_axis(self, update: NDArray[np.float64], binning: int) -> None:
         """Keep the axis tilt that was measured; decide whether it is worth turning frames."""
         tilt = float((self.motions[:, 2] + update[:, 2]).mean())
+        if not turn_is_seen(self.angles):
+            self.axis_tilt_rad = np.nan
+            return
         self.axis_tilt_rad = tilt / self.lever
         worth = WORTH_TURNING_PX[int(self.borders[:, [LOW_X, HIGH_X]].any())]
+        worth = max(worth, SURE * self.turn_error)
         if self.settings.refine_axis and binning == self.settings.levels[-1] and abs(tilt) > worth:
             self.turning = True
 
@@ -305,27 +389,40 @@ class _Series:
 
     def result(self) -> Alignment:
         """What was found, with the tomogram of the frames where they are now."""
-        canvas = self._canvas(1)
-        turns, scales = self.motions[:, 2] / self.lever, np.exp(self.motions[:, 3] / self.lever)
-        moved, seen = canvas.place(self.motions[:, :2], turns, scales)
-        np.negative(moved, out=moved)
-        unknown: Unknown = [canvas.unknown(index, part) for index, part in enumerate(seen)]
+        moved, _, unknown = self._placed(self._canvas(1), 1)
         if any(mask is not None for mask in unknown):
-            volume, _ = explain(self.tomograph, moved, unknown)
+            volume = explain(self.tomograph, moved, unknown).volume
         else:
             volume = filtered_back_projection(moved, self.angles, "hann")
+        every = np.arange(self.history.count)
+        motions = np.stack([np.interp(every, self.kept, m) for m in self.motions.T], axis=1)
+        partial, left_out = np.zeros(every.size, np.bool_), np.ones(every.size, np.bool_)
+        partial[self.kept], left_out[self.kept] = self.borders.any(axis=1), False
         return Alignment(
-            self.motions[:, :2].copy(),
+            motions[:, :2].copy(),
             volume,
-            np.array(self.history.updates).reshape(-1, len(self.stack)),
+            np.array(self.history.updates).reshape(-1, every.size),
             np.array(self.history.residual),
             np.array(self.history.levels, np.int64),
             self.converged,
-            turns,
-            scales,
+            motions[:, 2] / self.lever,
+            np.exp(motions[:, 3] / self.lever),
             float(np.rad2deg(self.axis_tilt_rad)),
-            np.asarray(self.borders.any(axis=1)),
+            *self._pitch_deg(),
+            partial,
+            left_out,
         )
+
+    def _pitch_deg(self) -> tuple[float, float]:
+        """Lean of the axis along the beam and its error, from coarse frames."""
+        asked = self.settings.enabled and self.settings.refine_axis
+        sideways = self.borders[:, [LOW_X, HIGH_X]].any()
+        if not asked or sideways or not sees_both_sides(self.angles):
+            return np.nan, np.nan
+        binning = max(1, round(min(self.stack.shape[1:]) / PITCH_SIZE))
+        moved, seen, unknown = self._placed(self._canvas(binning), binning)
+        pitch, error = axis_pitch(self.tomograph, moved, seen, unknown)
+        return float(np.rad2deg(pitch)), float(np.rad2deg(error))
 
 
 def _check(
@@ -346,75 +443,3 @@ def _check(
 def _levels(shape: tuple[int, ...], levels: list[int]) -> list[int]:
     """Levels at which frames are still large enough; the finest one always."""
     return [b for b in levels[:-1] if min(shape) // b >= LEAST_SIZE] + levels[-1:]
-
-
-def _misfit(
-    moved: NDArray[np.float32], model: NDArray[np.float32], seen: list[tuple[slice, slice]]
-) -> float:
-    """Rms between frames and reprojections where frames were measured."""
-    total, count = 0.0, 0
-    for frame, image, part in zip(moved, model, seen, strict=True):
-        rest = frame[part] - image[part]
-        total += float(np.sum(rest * rest, dtype=np.float64))
-        count += rest.size
-    return float(np.sqrt(total / max(count, 1)))
-
-
-def _steps(
-    moved: NDArray[np.float32],
-    model: NDArray[np.float32],
-    seen: list[tuple[slice, slice]],
-    unknown: Unknown,
-    lever: float,
-) -> NDArray[np.float64]:
-    """Least-squares motion of every frame towards its model, (n, 4) [pixel of the level]."""
-    steps = np.zeros((len(moved), 4))
-
-    def one(index: int) -> None:
-        rest = moved[index] - model[index]
-        mask = unknown[index]
-        if mask is not None:
-            rest[mask] = 0.0
-        steps[index] = match_frame(rest, model[index], seen[index], lever)
-
-    for_each(len(moved), one)
-    return steps
-
-
-def match_frame(
-    rest: NDArray[np.float32],
-    image: NDArray[np.float32],
-    part: tuple[slice, slice],
-    lever: float,
-) -> NDArray[np.float64]:
-    """Least-squares motion of a frame towards its image, with offset and slope of its phase.
-
-    Parameters
-    ----------
-    rest : (ny, nx) float32 frame less image.
-    image : (ny, nx) float32 what the frame should show.
-    part : rows and columns that are compared.
-    lever : pixels by which a unit of rotation or of the logarithm of the scale counts.
-
-    Returns
-    -------
-    (4,) float64 `(dy, dx, turn, growth)` [pixel] to add to the frame's motion.
-    """
-    ny, nx = image.shape
-    edges = band_pass(image, FINE_PX, WIDE_PX)
-    # The unit of the data must not decide how much the tiny ridge below weighs.
-    unit = float(np.abs(edges).max()) or 1.0
-    edges /= unit
-    rest = band_pass(rest, FINE_PX, WIDE_PX)[part] / unit
-    gy, gx = np.gradient(edges, axis=0)[part], np.gradient(edges, axis=1)[part]
-    y = (np.arange(ny, dtype=np.float32) - ny // 2)[part[0], None] / np.float32(lever)
-    x = (np.arange(nx, dtype=np.float32) - nx // 2)[None, part[1]] / np.float32(lever)
-    one = np.ones_like(gy)
-    design = np.stack([gy, gx, gy * x - gx * y, gy * y + gx * x, one, one * y, one * x])
-    design = design.reshape(7, -1)
-    normal = (design @ design.T).astype(np.float64)
-    normal[np.diag_indices(7)] *= 1.0 + 1e-6
-    normal[np.diag_indices(7)] += 1e-12
-    solution = np.linalg.solve(normal, (design @ rest.ravel()).astype(np.float64))
-    motion: NDArray[np.float64] = np.clip(solution[:4], -0.1 * ny, 0.1 * ny)
-    return motion

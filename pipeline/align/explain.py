@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +34,17 @@ AGAINST = 0.04
 FURTHER = 1.4
 """How much further from the axis than anything seen the sample may reach, unseen."""
 
-OUTLINE = 0.15
-"""Density of the support's edge as a fraction of the sample's: low, for light second phases."""
+FAINT, OUTLINE = 0.01, 0.15
+"""Density of the support's edge as a fraction of the sample's, between these: low, for light second
+phases."""
+
+ENOUGH_FRAMES, BEYOND_PX = 64, 4
+"""Frames that tell how far from the axis the sample reaches, and pixels added to it."""
+
+ABOVE_ARTEFACTS, ARTEFACTS_PERCENT = 3.0, 95.0
+"""The support begins where density stands this much above the artefacts of the volume. They are
+as strong below zero as above it, where no matter hides them: the percentile of what is negative
+measures them. A sample without an edge keeps its faint outside; a cut there would push frames."""
 
 
 class Tomograph:
@@ -65,12 +75,35 @@ class Tomograph:
         return self._projector
 
 
+@dataclass(frozen=True)
+class Explained:
+    """Volume (nx, ny, nx), what it shows from all angles (n, ny, nx), and where it may be.
+
+    `inside` is None where unmeasured pixels ask for a hull, which follows the frames.
+    """
+
+    volume: NDArray[np.float32]
+    model: NDArray[np.float32]
+    inside: NDArray[np.float32] | None
+
+    def cut(self, columns: slice | None) -> Explained:
+        """What is left on a canvas of fewer columns."""
+        if columns is None:
+            return self
+        parts = [
+            None if part is None else np.ascontiguousarray(part[columns, :, columns])
+            for part in (self.volume, self.inside)
+        ]
+        assert parts[0] is not None
+        return Explained(parts[0], np.ascontiguousarray(self.model[..., columns]), parts[1])
+
+
 def explain(
     tomograph: Tomograph,
     moved: NDArray[np.float32],
     unknown: Unknown,
-    before: NDArray[np.float32] | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    before: Explained | None = None,
+) -> Explained:
     """Volume inside its own support that explains the frames, and its reprojections.
 
     Parameters
@@ -78,31 +111,37 @@ def explain(
     tomograph : projector at the angles of the frames.
     moved : (n, ny, nx) float32 placed frames, matter positive.
     unknown : for each frame the pixels that were not measured and are not air, or None.
-    before : volume of the round before, from which the fit goes on where pixels are unknown.
-
-    Returns
-    -------
-    volume : (nx, ny, nx) float32.
-    model : (n, ny, nx) float32.
+    before : of the round before, from which the fit goes on: frames have hardly moved since.
     """
     if any(mask is not None for mask in unknown):
         return _explain_partial(tomograph, moved, unknown, before)
-    volume = filtered_back_projection(moved, tomograph.angles, "ram-lak")
-    inside = soft_support(volume)
-    volume *= inside
-    model = tomograph.reproject(volume)
-    for _ in range(CORRECTIONS):
-        volume += filtered_back_projection(moved - model, tomograph.angles, "hann") * inside
+    corrections = 1
+    if before is None or before.inside is None:
+        volume = filtered_back_projection(moved, tomograph.angles, "ram-lak")
+        inside = soft_support(volume)
+        inside *= _reached(moved)[:, None, :]
+        volume *= inside
+        model, corrections = tomograph.reproject(volume), CORRECTIONS
+    else:
+        volume, model, inside = before.volume, before.model, before.inside
+    for _ in range(corrections):
+        # In place: at full size each of these takes half a gigabyte or more.
+        np.subtract(moved, model, out=model)
+        correction = filtered_back_projection(model, tomograph.angles, "hann")
+        del model
+        correction *= inside
+        correction += volume
+        volume = correction
         model = tomograph.reproject(volume)
-    return volume, model
+    return Explained(volume, model, inside)
 
 
 def _explain_partial(
     tomograph: Tomograph,
     moved: NDArray[np.float32],
     unknown: Unknown,
-    before: NDArray[np.float32] | None,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    before: Explained | None,
+) -> Explained:
     """Least squares on the known pixels, in the norm of the ramp filter, inside the visual hull.
 
     Conjugate gradients on `S B K A x = S B K b`: `A` projects, `K` keeps the known pixels, `B` is
@@ -111,7 +150,7 @@ def _explain_partial(
     """
     inside = visual_hull(tomograph, moved, unknown)
     weight = np.maximum(inside, 1e-3)
-    volume = np.zeros_like(inside) if before is None else before * (inside > 0)
+    volume = np.zeros_like(inside) if before is None else before.volume * (inside > 0)
     rest = moved - (tomograph.reproject(volume) if before is not None else np.float32(0.0))
     step, last = np.zeros_like(volume), 0.0
     for _ in range(FIRST_STEPS if before is None else NEXT_STEPS):
@@ -128,7 +167,7 @@ def _explain_partial(
         volume += np.float32(size / curvature) * step
         rest -= np.float32(size / curvature) * seen
         last = size
-    return volume, tomograph.reproject(volume)
+    return Explained(volume, tomograph.reproject(volume), None)
 
 
 def _forget(stack: NDArray[np.float32], unknown: Unknown) -> None:
@@ -199,8 +238,30 @@ def soft_support(volume: NDArray[np.float32]) -> NDArray[np.float32]:
     if peak <= 0:
         raise InputError("alignment: no matter found; its phase is expected to be negative")
     typical = float(np.median(smooth[smooth > 0.3 * peak]))
-    inside = ndimage.binary_dilation(smooth > OUTLINE * typical, iterations=2)
+    # Every fourth slice tells as much as all.
+    edge = ABOVE_ARTEFACTS * _artefacts(smooth[:, ::4] if smooth.shape[1] > 64 else smooth)
+    inside = smooth > min(OUTLINE * typical, max(FAINT * typical, edge))
+    del smooth  # of the size of the volume, as is what follows
+    inside = ndimage.binary_dilation(inside, iterations=2)
     return ndimage.gaussian_filter(inside.astype(np.float32), 1.0)
+
+
+def _reached(moved: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Columns (nx, nx) of the volume as far from the axis as any frame shows matter."""
+    n, _, nx = moved.shape
+    some = np.stack([ndimage.gaussian_filter(f, 1.5) for f in moved[:: -(-n // ENOUGH_FRAMES)]])
+    edge = max(FAINT * float(np.percentile(some, 99.5)), ABOVE_ARTEFACTS * _artefacts(some))
+    columns = np.flatnonzero((some > edge).any(axis=(0, 1)))
+    furthest = int(np.abs(columns - nx // 2).max(initial=0)) + BEYOND_PX
+    across = (np.arange(nx) - nx // 2) ** 2
+    inside: NDArray[np.bool_] = across[:, None] + across[None, :] < furthest**2
+    return inside
+
+
+def _artefacts(values: NDArray[np.float32]) -> float:
+    """Size of what is not matter, by what is negative; zero where nothing is."""
+    below = values[values < 0]
+    return -float(np.percentile(below, 100.0 - ARTEFACTS_PERCENT)) if below.size else 0.0
 
 
 def half_width(volume: NDArray[np.float32]) -> int:

@@ -18,6 +18,10 @@ from pipeline.preprocess.resample import fourier_shift
 LONGEST_LEAP = 6.0
 """An accelerated step may be this many times the plain one."""
 
+LEAST_SEEN = 0.1
+"""Part of a common turn, in square, that turns of the sample must not explain for it to be known:
+0.19 is left over half a turn of angles, 0.03 over 120 degrees."""
+
 SPLINE_ORDER = 5
 """Of frames that are turned: off by a thousandth where cubic splines are off by a hundredth."""
 
@@ -70,14 +74,40 @@ def seen_motion(
     """
     found = np.zeros_like(motions)
     found[:, :2] = without_rigid_motion(motions[:, :2], angles)
+    if not similarity:
+        found[:, 2] = common_turn(motions[:, 2], angles)[0]
+        return found
     design = np.column_stack([np.ones(len(angles)), _sinusoid(angles)])
     coefficients = np.linalg.lstsq(design, motions[:, 2], rcond=None)[0]
-    if not similarity:
-        found[:, 2] = coefficients[0]
-        return found
     found[:, 2] = motions[:, 2] - design[:, 1:] @ coefficients[1:]
     found[:, 3] = motions[:, 3] - motions[:, 3].mean()
     return found
+
+
+def common_turn(
+    turns: NDArray[np.float64], angles: NDArray[np.float64]
+) -> tuple[float, float, NDArray[np.float64]]:
+    """Turn that all of `turns` (n,) share beside turns of the sample, its standard error, the rest.
+
+    Parameters
+    ----------
+    turns : (n,) in-plane rotations of frames.
+    angles : (n,) rotation about y [rad].
+    """
+    design = np.column_stack([np.ones(len(angles)), _sinusoid(angles)])
+    inverse = np.linalg.pinv(design)
+    coefficients = inverse @ turns
+    rest = turns - design @ coefficients
+    spread = np.sqrt(np.sum(rest**2) / max(len(turns) - 3, 1))
+    return float(coefficients[0]), float(spread * np.linalg.norm(inverse[0])), rest
+
+
+def turn_is_seen(angles: NDArray[np.float64]) -> bool:
+    """Whether a common turn of all frames differs from what turns of the sample look like."""
+    common = np.ones(len(angles))
+    sinusoid = _sinusoid(angles)
+    rest = common - sinusoid @ np.linalg.lstsq(sinusoid, common, rcond=None)[0]
+    return bool(np.mean(rest**2) > LEAST_SEEN)
 
 
 def _sinusoid(angles: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -2,9 +2,10 @@
 
     python tests/benchmarks/alignment.py --size tiny|demo|paper [--rows NAME ...] [--json]
 
-`tiny` and `demo` measure shifts, registration, published frames and the end effect on simulated
-projections that are made in memory; `paper` measures time and memory of one series of 280
-projections of 760 x 650 pixels. Each row prints what was measured beside its floor and goal.
+`tiny` and `demo` measure shifts, registration, published frames, the end effect and a stress set of
+unlike samples and scans (a quick part of it in `tiny`), all made in memory; `paper` measures time
+and memory of one series of 280 projections of 760 x 650 pixels. Each row prints what was measured
+beside its floor and goal.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from alignment_cases import cases
 from numpy.typing import NDArray
 from scipy.io import loadmat
 from scipy.spatial.transform import Rotation
@@ -29,6 +31,7 @@ from pipeline.align.assemble import concatenate, difference, mean, nominal_base,
 from pipeline.align.assemble import scalar_channel as matter
 from pipeline.align.consistency import Alignment, align_series, alignment_residual
 from pipeline.align.joint import align_pairs
+from pipeline.align.motion import common_turn
 from pipeline.align.pairs import average_pair, register_pair
 from pipeline.align.register import register_volumes
 from pipeline.preprocess.prepare import prepare_series
@@ -45,13 +48,16 @@ from pipeline.simulate.phantoms import Phantom, pillar
 from pipeline.simulate.presets import PIXEL_SIZE_M, PRESETS, Preset
 from pipeline.stacks import DifferencedStack, PhaseStack
 from pipeline.tomography.geometry import rotation_y
-from schemas.recipe import OrientationSettings, ScalarSettings, SupportSettings
+from schemas.recipe import AlignSettings, OrientationSettings, ScalarSettings, SupportSettings
 
 FEPT = Path(__file__).parents[2] / "../shared/data/fept-misaligned"
 
 RAYS = 5
 """Rays per half pixel: a flat end that lies along the rows is seen in steps of 1/(4 RAYS) pixel of
 shift, so that fewer rays would limit what can be measured along y."""
+
+QUICK = ["particle", "stem-bottom", "few", "drift", "bad", "lean", "axis"]
+"""Cases of the stress set that take a second each."""
 
 OUTSIDE = 0.2
 """Part of the sample's width that is cut off."""
@@ -226,6 +232,8 @@ def tilt_rows(results: list[Aligned]) -> Iterator[Row]:
 
 def published_rows() -> Iterator[Row]:
     """Largest error of the whole-pixel shifts of published frames; below 0.5 all are exact."""
+    if not FEPT.exists():
+        return
     applied = np.loadtxt(FEPT / "fept_shifts.txt")[:, [1, 0]]
     angles = np.deg2rad(np.arange(-90.0, 91.0, 5.0))
     misaligned = loadmat(FEPT / "projections_FePt_misaligned.mat")["misaligned_pj"]
@@ -249,6 +257,32 @@ def published_rows() -> Iterator[Row]:
         found = align_series(frames, angle)
         worst = float(np.abs(alignment_residual(found.shifts, -shifts, angle)[1]).max())
         yield Row(f"{name}: largest error", worst, "px", 0.5, 0.5, time.perf_counter() - begun)
+
+
+def stress_rows(names: list[str]) -> Iterator[Row]:
+    """Residual shift of the cases of the stress set, and what else some of them plant."""
+    for name, make in cases().items():
+        if name not in names:
+            continue
+        case = make()
+        model: Literal["shift", "similarity"] = "shift" if case.turns is None else "similarity"
+        begun = time.perf_counter()
+        found = align_series(case.frames, case.angles, AlignSettings(model=model))
+        seconds = time.perf_counter() - begun
+        rms = float(np.sqrt(np.mean(case.residual(found.shifts) ** 2)))
+        yield Row(f"stress: {case.name}", rms, "px", case.floor, case.goal, seconds)
+        if name == "axis":
+            yield Row("  tilt of the axis", abs(found.axis_tilt_deg + 1.0), "deg", 0.1, 0.02, 0.0)
+        if name == "lean":
+            yield Row("  lean of the axis", abs(found.axis_pitch_deg - 1.0), "deg", 0.2, 0.1, 0.0)
+        if name == "bad":
+            missed = float(np.sum(found.left_out != ~case.counted))
+            yield Row("  frames wrongly judged", missed, "", 1.0, 0.0, 0.0)
+        if case.turns is not None and case.growth is not None:
+            turned = common_turn(found.turns_rad + case.turns, case.angles)[2]
+            grown = np.log(found.scales) + case.growth
+            yield Row("  turns", float(np.rad2deg(turned.std())), "deg", 0.1, 0.03, 0.0)
+            yield Row("  scales", 100 * float(grown.std()), "%", 0.1, 0.05, 0.0)
 
 
 def _first(content: dict[str, Any]) -> NDArray[np.float64]:
@@ -423,7 +457,7 @@ def measure(size: str, wanted: list[str], tell: Callable[[Row], None]) -> list[R
     Parameters
     ----------
     size : `tiny`, `demo` or `paper`.
-    wanted : of shifts, partial, tilts, published, end; all when empty.
+    wanted : of shifts, partial, tilts, published, end, stress; all when empty.
     tell : called with every row.
     """
     rows: list[Row] = []
@@ -454,8 +488,10 @@ def measure(size: str, wanted: list[str], tell: Callable[[Row], None]) -> list[R
             add(end_rows(sample, results, tiny))
     if asked("partial"):
         add(partial_rows(sample, tilts[:2]))
-    if asked("published") and FEPT.exists():
+    if asked("published"):
         add(published_rows())
+    if asked("stress"):
+        add(stress_rows(QUICK if tiny else list(cases())))
     if tiny and asked("scale"):
         add(scale_rows(24, (80, 96)))
     return rows
@@ -465,7 +501,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     """Measure, and print a table or JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--size", choices=("tiny", "demo", "paper"), default="tiny")
-    names = ("shifts", "partial", "tilts", "published", "end", "scale")
+    names = ("shifts", "partial", "tilts", "published", "end", "stress", "scale")
     parser.add_argument("--rows", nargs="*", choices=names, default=[])
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.align.canvas import Canvas, for_each, open_borders
+from pipeline.align.explain import Explained
 from pipeline.preprocess.resample import fourier_shift
 
 
@@ -55,13 +56,14 @@ def test_only_what_lies_beyond_an_open_border_is_unknown():
 
 def test_narrowing_keeps_the_centre():
     canvas = Canvas(np.zeros((1, 4, 20), np.float32), np.zeros((1, 4), bool), 20)
-    volume = np.zeros((20, 4, 20), np.float32)
-    volume[10, 0, 10] = 1.0
-    cut = canvas.narrow(volume, 12)
-    assert cut.shape == (12, 4, 12)
-    assert cut[6, 0, 6] == 1.0
+    volume, model = np.zeros((20, 4, 20), np.float32), np.zeros((1, 4, 20), np.float32)
+    volume[10, 0, 10] = model[0, 0, 10] = 1.0
+    whole = Explained(volume, model, volume)
+    cut = whole.cut(canvas.narrow(12))
+    assert cut.volume.shape == (12, 4, 12)
+    assert cut.volume[6, 0, 6] == cut.inside[6, 0, 6] == cut.model[0, 0, 6] == 1.0
     assert canvas.shape == (1, 4, 12)
-    assert canvas.narrow(cut, 16) is cut
+    assert cut.cut(canvas.narrow(16)) is cut
 
 
 def test_errors_of_threads_are_raised():
@@ -70,3 +72,12 @@ def test_errors_of_threads_are_raised():
 
     with pytest.raises(ValueError, match="index 0"):
         for_each(3, fail)
+
+
+def test_noise_opens_no_border():
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[-32:32, -32:32]
+    whole = np.clip(20.0 - np.hypot(y, x), 0.0, None).astype(np.float32)
+    cut = np.roll(whole, 20, axis=1) * (x > -31)
+    frames = np.stack([whole, cut]) + rng.normal(0.0, 5.0, (2, 64, 64)).astype(np.float32)
+    assert open_borders(frames).tolist() == [[False] * 4, [False, False, False, True]]
