@@ -32,6 +32,9 @@ BINS = 150
 
 RANGE = (-0.25, 1.25)
 
+BLOCK = 4096
+"""Voxels that one thread takes at a time."""
+
 POOR, MIXED, RICH = 1, 2, 3
 """Classes of voxels: little, some, and mostly of the first component; 0 is none."""
 
@@ -256,7 +259,7 @@ def chemical_state(
         data, np.ascontiguousarray(model.matrix), weights, solvers, members, spread
     )
     least = settings.significance * math.sqrt(max(spread.sum(), 0.0))
-    total = amounts.sum(axis=1)
+    total = np.sum(list(amounts.T), axis=0)
     enough = (total > max(least, 0.0)) & np.isfinite(free)
     return _gather(
         model, support.shape, index, amounts, free, uncertainty, enough, np.asarray(noise), settings
@@ -338,12 +341,16 @@ def _invert(
     amounts = np.zeros((n_voxels, n_components), np.float32)
     free = np.empty(n_voxels, np.float32)
     uncertainty = np.empty(n_voxels, np.float32)
-    for voxel in numba.prange(n_voxels):
-        best = np.zeros(matrix.shape[1])
-        free[voxel] = _best_set(data[voxel], matrix, weights, solvers, members, best, n_components)
-        for i in range(n_components):
-            amounts[voxel, i] = best[i]
-        uncertainty[voxel] = _share_error(best, covariance)
+    for block in numba.prange((n_voxels + BLOCK - 1) // BLOCK):
+        trial, best = np.empty(matrix.shape[1]), np.empty(matrix.shape[1])
+        for voxel in range(block * BLOCK, min((block + 1) * BLOCK, n_voxels)):
+            best[:] = 0.0
+            free[voxel] = _best_set(
+                data[voxel], matrix, weights, solvers, members, trial, best, n_components
+            )
+            for i in range(n_components):
+                amounts[voxel, i] = best[i]
+            uncertainty[voxel] = _share_error(best, covariance)
     return amounts, free, uncertainty
 
 
@@ -354,12 +361,12 @@ def _best_set(
     weights: NDArray[np.float64],
     solvers: NDArray[np.float64],
     members: NDArray[np.bool_],
+    trial: NDArray[np.float64],
     best: NDArray[np.float64],
     n_components: int,
 ) -> float:
     """Fill `best` with the amounts of one voxel; returns the share without the constraint."""
     n_sets, columns, n_energies = solvers.shape
-    trial = np.empty(columns)
     least, free = np.inf, np.nan
     for k in range(n_sets):
         allowed = True
@@ -395,12 +402,12 @@ def _share_error(amounts: NDArray[np.float64], covariance: NDArray[np.float64]) 
     total = amounts[:n_components].sum()
     if total <= 0.0:
         return np.nan
-    slope = np.full(n_components, -amounts[0] / total**2)
-    slope[0] += 1.0 / total
     variance = 0.0
     for i in range(n_components):
+        first = ((total if i == 0 else 0.0) - amounts[0]) / total**2
         for j in range(n_components):
-            variance += slope[i] * covariance[i, j] * slope[j]
+            second = ((total if j == 0 else 0.0) - amounts[0]) / total**2
+            variance += first * covariance[i, j] * second
     return np.sqrt(max(variance, 0.0))
 
 
@@ -421,14 +428,14 @@ def _gather(
     volumes[:, index] = amounts.T
     kept = index[enough]
     chosen = amounts[enough]
-    share = np.divide(chosen[:, 0], chosen.sum(axis=1))
+    share = chosen[:, 0] / np.sum(list(chosen.T), axis=0)
     composition = np.full(volumes.shape[1], np.nan, np.float32)
     spread = np.full(volumes.shape[1], np.nan, np.float32)
     phase = np.zeros(volumes.shape[1], np.uint8)
     mask = np.zeros(volumes.shape[1], np.bool_)
     composition[kept], spread[kept], mask[kept] = share, uncertainty[enough], True
-    limits = np.array([1.0 - settings.rich, settings.rich], np.float32)
-    phase[kept] = POOR + np.searchsorted(limits, share, side="right").astype(np.uint8)
+    above = (share >= np.float32(1.0 - settings.rich), share >= np.float32(settings.rich))
+    phase[kept] = np.uint8(POOR) + above[0] + above[1]
     counts, edges = np.histogram(free[enough], bins=BINS, range=RANGE)
     mixture = fit_mixture(counts, edges, np.array([0.1, 0.9]))
     notes = list(model.notes)
