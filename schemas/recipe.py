@@ -238,6 +238,10 @@ class ChemistrySettings(StrictModel):
     significance: float = Field(default=3.0, gt=0.0, le=100.0)
     """Voxels whose total amount is below this many standard deviations have no composition."""
 
+    least_amount: float = Field(default=0.5, ge=0.0, lt=1.0)
+    """Nor have voxels with less than this fraction of the median amount: a blurred surface lies
+    where half is left."""
+
     rich: float = Field(default=0.7, gt=0.5, lt=1.0)
     """Share from which on a voxel counts as one component, as published for battery cathodes; below
     one minus this it counts as the other, in between as mixed."""

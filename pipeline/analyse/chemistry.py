@@ -261,6 +261,8 @@ def chemical_state(
     least = settings.significance * math.sqrt(max(spread.sum(), 0.0))
     total = np.sum(list(amounts.T), axis=0)
     enough = (total > max(least, 0.0)) & np.isfinite(free)
+    if enough.any():
+        enough &= total >= settings.least_amount * np.median(total[enough])
     return _gather(
         model, support.shape, index, amounts, free, uncertainty, enough, np.asarray(noise), settings
     )

@@ -82,6 +82,13 @@ def load_beamtime(path: str | Path) -> LoadedBeamtime:
     if beamtime.support is not None and not (folder / beamtime.support.file).is_file():
         message = f"file '{beamtime.support.file}' does not exist"
         raise InputError(message, path=path, field="support.file")
+    if beamtime.chemistry is not None:
+        wanted = {"chemistry.references": beamtime.chemistry.references}
+        if beamtime.chemistry.validation is not None:
+            wanted["chemistry.validation.file"] = beamtime.chemistry.validation.file
+        for field, name in wanted.items():
+            if not (folder / name).is_file():
+                raise InputError(f"file '{name}' does not exist", path=path, field=field)
     return LoadedBeamtime(beamtime, folder)
 
 
