@@ -23,6 +23,8 @@ class Material(StrictModel):
     """Upper threshold [e/Å³]."""
     dichroic: bool = True
     """Whether the material carries the dichroic contrast."""
+    formula: str | None = None
+    """Such as `V2O5`: gives the mass density, the atoms of an element, and f1 near an edge."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Material:
@@ -41,6 +43,9 @@ class Sample(StrictModel):
     description: str = ""
     materials: list[Material] = []
     """Materials to segment; without any, thresholds are found from the histogram."""
+    scattering_factors: str | None = None
+    """Text file of lines `SYMBOL ENERGY_EV F1`, relative to the beamtime file, for densities of
+    materials with a formula near an edge."""
 
 
 class SupportFile(StrictModel):

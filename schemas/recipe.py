@@ -193,6 +193,15 @@ class DensitySettings(StrictModel):
     shell_m: float = Field(default=90e-9, ge=0.0, lt=1e-3)
     """Thickness of the damaged outer shell to mask [m]; 90 nm after focused-ion milling."""
 
+    segmentation: Literal["thresholds", "components"] = "thresholds"
+    """Where the beamtime names no materials: cut in the minima of the histogram, or where its
+    fitted Gaussians are equally probable, which suits materials of very different volume."""
+
+    f1: Literal["none", "xraydb"] = "none"
+    """Scattering factors for materials whose formula the beamtime says: `none` is right off
+    resonance, `xraydb` takes Chantler's tables (an optional package). A file of scattering factors
+    in the beamtime is used in either case."""
+
 
 class GrainSettings(StrictModel):
     """Grains by misorientation."""

@@ -86,7 +86,7 @@ class ChemistryPreset:
 CHEMISTRY_PRESETS = {
     preset.name: preset
     for preset in (
-        ChemistryPreset("tiny-chemistry", (56, 56), 18.0, 6.0, 14, 40),
+        ChemistryPreset("tiny-chemistry", (56, 56), 18.0, 6.0, 14, 32),
         ChemistryPreset("demo-chemistry", (128, 128), 46.0, 11.0, 40, 90),
     )
 }
@@ -116,7 +116,7 @@ def heap(preset: ChemistryPreset, rng: np.random.Generator) -> Heap:
     scale = preset.oversampling
     n = 2 * int(np.ceil(scale * (preset.heap_px + 1.3 * preset.particle_px)))
     labels = np.zeros((n, n, n), np.uint16)
-    grid = np.stack(np.indices(labels.shape), axis=-1) - n // 2
+    grid = np.moveaxis(np.indices(labels.shape), 0, -1) - n // 2
     composition, particle = [0.0], [0]
     sizes = np.exp(0.25 * rng.standard_normal(preset.n_particles))
     centres = np.zeros((0, 3))

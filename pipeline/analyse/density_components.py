@@ -1,0 +1,118 @@
+"""Components of the histogram of density, and materials by where they are equally probable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.analyse.density import histogram_windows
+from pipeline.analyse.mixture import Mixture, fit_mixture
+from pipeline.io.product import Curve, Product, Table
+from pipeline.io.products import Figure
+
+BINS = 200
+
+
+@dataclass(frozen=True)
+class DensityComponents:
+    """Gaussians of the histogram of density inside the sample.
+
+    Attributes
+    ----------
+    edges, counts : (n + 1,) [e/Å³] and (n,) float64, the histogram.
+    mixture : None where nothing stands out.
+    windows : (k, 2) float64 [e/Å³], where each component is the most probable one; the first begins
+        halfway between it and air.
+    notes : sentences that the reader must know.
+    """
+
+    edges: NDArray[np.float64]
+    counts: NDArray[np.float64]
+    mixture: Mixture | None
+    windows: NDArray[np.float64]
+    notes: tuple[str, ...] = ()
+
+    def as_product(self) -> Product:
+        """Histogram with its Gaussians, and a table of them."""
+        lines = {"measured": self.counts}
+        columns = {name: np.zeros(0) for name in ("mean", "sigma", "weight", "lower", "upper")}
+        figures = {}
+        if self.mixture is not None:
+            parts = self.mixture.counts_in(self.edges)
+            lines |= {f"component {k + 1}": part for k, part in enumerate(parts)}
+            lines["sum"] = parts.sum(axis=0)
+            columns = {
+                "mean": self.mixture.mean,
+                "sigma": self.mixture.sigma,
+                "weight": self.mixture.weight,
+                "lower": self.windows[:, 0],
+                "upper": self.windows[:, 1],
+            }
+            for k, (mean, sigma) in enumerate(
+                zip(self.mixture.mean, self.mixture.sigma, strict=True)
+            ):
+                figures[f"density_component_{k + 1}"] = Figure(
+                    float(mean),
+                    "e/Å³",
+                    float(sigma),
+                    "Mean and width of a component of the histogram.",
+                )
+        n = 0 if self.mixture is None else len(self.mixture.mean)
+        units = dict.fromkeys(columns, "e/angstrom^3") | {"weight": ""}
+        return Product(
+            name="density_components",
+            title="Components of the density",
+            summary=f"The histogram of electron density inside the sample as a sum of {n} "
+            "Gaussians; a window ends where two of them are equally probable.",
+            tables={"components": Table(columns, units, "Components, lightest first")},
+            curves={
+                "histogram": Curve(
+                    0.5 * (self.edges[1:] + self.edges[:-1]),
+                    lines,
+                    "electron density [e/Å³]",
+                    "voxels",
+                    "Histogram of the electron density",
+                )
+            },
+            figures=figures,
+            notes=self.notes,
+        )
+
+
+def fit_components(
+    density: NDArray[np.float32], inside: NDArray[np.bool_], noise: float = 0.0
+) -> DensityComponents:
+    """Fit Gaussians to the histogram of the density inside the sample, one for each maximum.
+
+    Parameters
+    ----------
+    density : (z, y, x) float32 [e/Å³].
+    inside : (z, y, x) bool, where the sample is, without a damaged shell.
+    noise : rms of `density` in air [e/Å³].
+    """
+    values = density[inside & np.isfinite(density)]
+    if values.size == 0:
+        edges = np.linspace(0.0, 1.0, BINS + 1)
+        note = "no voxel to take a histogram of"
+        return DensityComponents(edges, np.zeros(BINS), None, np.zeros((0, 2)), (note,))
+    low, high = np.quantile(values, [0.001, 0.999])
+    margin = max(0.1 * float(high - low), 1e-6)
+    counts, edges = np.histogram(values, BINS, (float(low) - margin, float(high) + margin))
+    centres = 0.5 * (edges[1:] + edges[:-1])
+    peaks = []
+    for lower, upper in histogram_windows(density, noise, inside):
+        within = (centres >= lower) & (centres < upper)
+        if counts[within].any():
+            peaks.append(centres[within][int(np.argmax(counts[within]))])
+    mixture = fit_mixture(counts, edges, np.array(peaks)) if peaks else None
+    if mixture is None:
+        note = "no component stands out in the histogram of the density"
+        return DensityComponents(edges, counts.astype(float), None, np.zeros((0, 2)), (note,))
+    cuts = [0.5 * mixture.mean[0], *mixture.thresholds(), np.inf]
+    windows = np.stack([cuts[:-1], cuts[1:]], axis=1)
+    notes: tuple[str, ...] = ()
+    if mixture.separation < 2.0:
+        notes = ("components of the density overlap; materials by them are uncertain",)
+    return DensityComponents(edges, counts.astype(np.float64), mixture, windows, notes)
