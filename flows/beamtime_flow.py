@@ -185,9 +185,16 @@ def reconstruct(run: Run, data: Assembled) -> Parts:
             found_grains = tasks.grains(run, whole, assessed, dense)
     if layout.has("circular") and layout.wants("magnetisation"):
         vector = tasks.magnetisation(run, data.stacks("circular"), inside)
+    at_energies = {
+        energy: tasks.energy(
+            run, energy, [data.assembled[group.name].path("scalar.h5") for group in groups], inside
+        )
+        for energy, groups in layout.energy_groups().items()
+    }
     analyses = tasks.run_analyses(
         run,
         Sources(
+            **data.sources(at_energies),
             pixel_size_m=tasks.voxel_size_m(run),
             support=inside.path("support.npy"),
             materials=layout.beamtime.sample.materials,

@@ -8,9 +8,12 @@ from pydantic import Field, model_validator
 
 from schemas.base import StrictModel
 from schemas.chemistry import Chemistry
+from schemas.exposure import Exposure
 from schemas.series import Series
 
-Product = Literal["orientation", "magnetisation", "scalar", "density", "grains", "chemistry"]
+Product = Literal[
+    "orientation", "magnetisation", "scalar", "density", "grains", "chemistry", "dose"
+]
 
 
 class Material(StrictModel):
@@ -77,6 +80,9 @@ class Beamtime(StrictModel):
 
     chemistry: Chemistry | None = None
     """Reference spectra by which several energies tell components apart."""
+
+    exposure: Exposure | None = None
+    """Light of one projection, for fluence and dose; a series may say its own."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Beamtime:

@@ -244,7 +244,7 @@ def material_densities(
     keep: NDArray[np.bool_] | None = None,
     erode: int = EROSION,
     *,
-    systematic: Sequence[float] | None = None,
+    systematic: Sequence[float] | NDArray[np.float64] | None = None,
 ) -> list[MaterialDensity]:
     """Density of each material as the median over its interior.
 

@@ -50,6 +50,11 @@ class DensityBudget:
     edge: float
 
     @property
+    def terms(self) -> tuple[float, float, float, float]:
+        """Scatter, halves, air, edge."""
+        return self.scatter, self.halves, self.air, self.edge
+
+    @property
     def systematic(self) -> float:
         """All but the scatter."""
         return math.sqrt(self.halves**2 + self.air**2 + self.edge**2)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.analyse.density import histogram_windows
+from pipeline.analyse.density import MaterialDensity, histogram_windows
 from pipeline.analyse.mixture import Mixture, fit_mixture
+from pipeline.analyse.scattering_factors import F1, electrons_per_effective
+from pipeline.elements import parse_formula
 from pipeline.io.product import Curve, Product, Table
 from pipeline.io.products import Figure
+from schemas.beamtime import Material
 
 BINS = 200
 
@@ -34,8 +39,8 @@ class DensityComponents:
     windows: NDArray[np.float64]
     notes: tuple[str, ...] = ()
 
-    def as_product(self) -> Product:
-        """Histogram with its Gaussians, and a table of them."""
+    def as_product(self, tables: Mapping[str, Table] | None = None) -> Product:
+        """Histogram with its Gaussians, a table of them, and other tables."""
         lines = {"measured": self.counts}
         columns = {name: np.zeros(0) for name in ("mean", "sigma", "weight", "lower", "upper")}
         figures = {}
@@ -66,7 +71,10 @@ class DensityComponents:
             title="Components of the density",
             summary=f"The histogram of electron density inside the sample as a sum of {n} "
             "Gaussians; a window ends where two of them are equally probable.",
-            tables={"components": Table(columns, units, "Components, lightest first")},
+            tables={
+                "components": Table(columns, units, "Components, lightest first"),
+                **(tables or {}),
+            },
             curves={
                 "histogram": Curve(
                     0.5 * (self.edges[1:] + self.edges[:-1]),
@@ -116,3 +124,70 @@ def fit_components(
     if mixture.separation < 2.0:
         notes = ("components of the density overlap; materials by them are uncertain",)
     return DensityComponents(edges, counts.astype(np.float64), mixture, windows, notes)
+
+
+def material_table(
+    rows: Sequence[MaterialDensity],
+    budget: NDArray[np.float64],
+    materials: Sequence[Material],
+    energy_ev: float,
+    f1: F1 | None = None,
+) -> dict[str, Table]:
+    """Terms of the uncertainty of each material, and what its formula makes of its density.
+
+    Parameters
+    ----------
+    rows : density of each material.
+    budget : (n, 4) float64 [e/Å³], scatter, halves, air and edge.
+    materials : of the beamtime; those with a formula get a row in the second table.
+    energy_ev : of the density [eV].
+    f1 : scattering factors; an electron counts for one without them.
+
+    Returns
+    -------
+    `uncertainty`, and `formulas` where there are any.
+    """
+    names = ("scatter", "halves", "air", "edge")
+    columns: dict[str, NDArray[Any]] = {
+        "material": np.array([row.name for row in rows], dtype=np.str_),
+        **{name: budget[:, k] for k, name in enumerate(names)},
+        "total": np.linalg.norm(budget, axis=1),
+    }
+    units = dict.fromkeys(columns, "e/angstrom^3") | {"material": ""}
+    tables = {
+        "uncertainty": Table(
+            columns, units, "Uncertainty of each material's density, by its source"
+        )
+    }
+    formulas = {item.name: item.formula for item in materials if item.formula is not None}
+    known = [(row, parse_formula(formulas[row.name])) for row in rows if row.name in formulas]
+    if not known:
+        return tables
+    factors = [
+        1.0 if f1 is None else electrons_per_effective(formula, energy_ev, f1)
+        for _, formula in known
+    ]
+    true = [row.density * factor for (row, _), factor in zip(known, factors, strict=True)]
+    tables["formulas"] = Table(
+        {
+            "material": np.array([row.name for row, _ in known], dtype=np.str_),
+            "formula": np.array([formula.text for _, formula in known], dtype=np.str_),
+            "electrons_per_effective": np.array(factors),
+            "density": np.array(true),
+            "mass_density": np.array(
+                [
+                    formula.mass_density(density)
+                    for (_, formula), density in zip(known, true, strict=True)
+                ]
+            ),
+        },
+        {
+            "material": "",
+            "formula": "",
+            "electrons_per_effective": "",
+            "density": "e/angstrom^3",
+            "mass_density": "kg/m^3",
+        },
+        "Density of materials with a formula",
+    )
+    return tables

@@ -1,11 +1,11 @@
 """Fluence and dose: how much light each series brought to the sample, and what it absorbed of it.
 
 Where the beamtime says flux, time and area, the fluence is that. Otherwise it is the least that
-can have given the noise of the projections: a pixel of `N` photons has a phase noise of `1 / √(2 N)`
-and a noise of the optical density of `√(2 / N)` from complex frames, `1 / √N` from intensities. The
-light that the detector missed, and noise beyond counting, are not in it. The surface dose is the
-fluence times the photon energy times the mass attenuation: Howells et al., J. Electron Spectrosc.
-170, 4 (2009), doi 10.1016/j.elspec.2008.10.008.
+can have given the noise of the projections: a pixel of `N` photons has a phase noise of
+`1 / √(2 N)`, and a noise of the optical density of `√(2 / N)` from complex frames, of `1 / √N` from
+intensities. The light that the detector missed, and noise beyond counting, are not in it. The
+surface dose is the fluence times the photon energy times the mass attenuation: Howells et al.,
+J. Electron Spectrosc. 170, 4 (2009), doi 10.1016/j.elspec.2008.10.008.
 """
 
 from __future__ import annotations

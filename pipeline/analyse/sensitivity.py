@@ -11,6 +11,7 @@ doi 10.1038/s41586-024-08233-y).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +21,11 @@ from scipy import ndimage
 
 from pipeline.analyse.axes import axis_tensor
 from pipeline.constants import wavelength_m
-from pipeline.elements import ATOMIC_WEIGHT, Formula
+from pipeline.elements import ATOMIC_WEIGHT, Formula, element_of_edge, parse_formula
 from pipeline.io.product import Curve, Product, Table
 from pipeline.io.products import UNKNOWN_PIXEL_SIZE_M, Figure
+from schemas.beamtime import Material
+from schemas.energy import Energy
 
 DETECTED = 3.0
 """Standard deviations of noise that count as detected, as is usual for detection limits."""
@@ -295,4 +298,69 @@ def _grain_curve(grain: GrainSpread) -> Curve:
         "angle from the mean axis [degree]",
         "voxels",
         f"Directions inside the most uniform grain ({grain.voxels} voxels)",
+    )
+
+
+def measure_sensitivity(
+    axis: NDArray[np.float32],
+    magnitude: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    noise: float,
+    *,
+    projection_noise: float,
+    n_projections: int,
+    pixel_size_m: float,
+    resonance: Energy | None = None,
+    materials: Sequence[Material] = (),
+    label: NDArray[np.int32] | None = None,
+    electron_density: NDArray[np.float32] | None = None,
+) -> Sensitivity:
+    """Noise, spread and detection limit of an orientation map.
+
+    Parameters
+    ----------
+    axis, magnitude : (3, z, y, x) and (z, y, x) float32 [rad/voxel], the orientation.
+    mask : (z, y, x) bool, voxels that carry an orientation.
+    noise : rms of a tensor component, from half sets [rad/voxel].
+    projection_noise : rms of one pixel of a difference in air [rad]; 0 when unknown.
+    n_projections : number of differences.
+    pixel_size_m : edge of a voxel [m].
+    resonance : energy and edge of the differences.
+    materials : the dichroic one with a formula gives the atoms.
+    label : (z, y, x) int32 grains; those on a coarser grid than the axes are not looked at.
+    electron_density : (z, y, x) float32 [e/Å³].
+    """
+    notes = []
+    contrast = float(np.median(magnitude[mask])) if mask.any() else math.nan
+    if not mask.any():
+        notes.append("no voxel carries an orientation")
+    grain = None
+    if label is not None and label.shape == mask.shape:
+        grain = most_uniform_grain(axis, label)
+    if grain is None:
+        notes.append("no grain has an interior in which directions could be compared")
+    limit = None
+    element = element_of_edge(resonance.edge if resonance is not None else None)
+    formulas = [item.formula for item in materials if item.dichroic and item.formula is not None]
+    if element and formulas and electron_density is not None and mask.any():
+        density = float(np.median(electron_density[mask]))
+        formula = parse_formula(formulas[0])
+        limit = detection_limit(element, formula, density, pixel_size_m, noise, contrast)
+    if limit is None:
+        notes.append(
+            "the detection limit needs an electron density, the edge of the resonant series and "
+            "the formula of a dichroic material that holds the element"
+        )
+    air = back_projection_noise(projection_noise, n_projections) if projection_noise else math.nan
+    return Sensitivity(
+        projection_noise=projection_noise or math.nan,
+        voxel_noise_air=air,
+        voxel_noise=noise if noise > 0.0 else math.nan,
+        contrast=contrast,
+        delta_per_rad=delta_per_radian(
+            resonance.energy_ev if resonance is not None else None, pixel_size_m
+        ),
+        grain=grain,
+        limit=limit,
+        notes=tuple(notes),
     )
