@@ -178,9 +178,12 @@ class Sensitivity:
 def back_projection_noise(noise: float, n_projections: int) -> float:
     """Rms of a voxel of a filtered back-projection without window, from that of a pixel.
 
-    `σ π / √(12 n)`: the ramp's mean square over all frequencies is 1/12 (Kak and Slaney 1988).
+    `σ π √(m / n)`, where `m` is the mean over the frequencies `f` of the squares of the ramp, `f²`,
+    and of linear interpolation at any place between two pixels, `(2 + cos 2πf) / 3` (after Kak and
+    Slaney 1988, section 3.3).
     """
-    return noise * math.pi / math.sqrt(12.0 * n_projections) if n_projections else math.nan
+    mean_square = (1.0 / 6.0 - 0.5 / math.pi**2) / 3.0
+    return noise * math.pi * math.sqrt(mean_square / n_projections) if n_projections else math.nan
 
 
 def delta_per_radian(energy_ev: float | None, pixel_size_m: float) -> float:

@@ -11,7 +11,8 @@ Attributes of the root: `kind` "chemistry"; `preset`; `seed`; `photons_per_pixel
 `amount_per_m`, of either component in a particle [edge step of the optical density per metre].
 `labels` (z, y, x) uint16, attribute `voxel_size_m`: 0 air, then two labels a particle.
 `table/composition` (n_labels,) float64, share of `oxidised`; `table/particle` (n_labels,) int32.
-`series/<name>/` as in `pipeline/simulate/beamtime.py`: `angles_deg`, `shifts_px`, `origin_px`.
+`series/<name>/` as in `pipeline/simulate/beamtime.py`: `angles_deg`, `shifts_px`, `origin_px`;
+attributes `pixel_size_m` and `frame_shape` (ny, nx).
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class ChemistryPreset:
 CHEMISTRY_PRESETS = {
     preset.name: preset
     for preset in (
-        ChemistryPreset("tiny-chemistry", (56, 56), 18.0, 6.0, 14, 32),
+        ChemistryPreset("tiny-chemistry", (48, 48), 15.0, 5.5, 12, 32),
         ChemistryPreset("demo-chemistry", (128, 128), 46.0, 11.0, 40, 90),
     )
 }
@@ -129,13 +130,16 @@ def heap(preset: ChemistryPreset, rng: np.random.Generator) -> Heap:
         centre = places[int(np.argmax(gaps))]
         centres = np.concatenate([centres, centre[None]])
         frame = Rotation.from_quat(rng.standard_normal(4)).as_matrix()
-        place = (grid - centre) @ frame / (size * np.array([1.0, 0.8, 0.45]))
-        inside = ((np.abs(place) ** 3).sum(axis=-1) < 1.0) & (labels == 0)
+        low = np.maximum(np.floor(centre - 1.3 * size).astype(int) + n // 2, 0)
+        high = np.ceil(centre + 1.3 * size).astype(int) + n // 2 + 1
+        box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+        place = (grid[box] - centre) @ frame / (size * np.array([1.0, 0.8, 0.45]))
+        inside = ((np.abs(place) ** 3).sum(axis=-1) < 1.0) & (labels[box] == 0)
         usual = 0.06 if sizes[number] > 1.0 else 0.94
         share = float(np.clip(rng.normal(usual, 0.03), 0.0, 1.0))
         halves = (0.0, 1.0) if rng.uniform() < 1 / 3 else (share, share)
         for side, value in zip((place[..., 0] < 0.0, place[..., 0] >= 0.0), halves, strict=True):
-            labels[inside & side] = len(composition)
+            labels[box][inside & side] = len(composition)
             composition.append(value)
             particle.append(int(number) + 1)
     return Heap(labels, np.array(composition), np.array(particle, np.int32))
@@ -281,3 +285,5 @@ def _write_truth(
             file[f"series/{name}/angles_deg"] = angles
             file[f"series/{name}/shifts_px"] = shifts
             file[f"series/{name}/origin_px"] = centre + shifts
+            file[f"series/{name}"].attrs["pixel_size_m"] = PIXEL_SIZE_M
+            file[f"series/{name}"].attrs["frame_shape"] = preset.frame_shape
