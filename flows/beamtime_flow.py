@@ -21,6 +21,7 @@ from flows.run import Assembled, Run, RunSummary, folder, lay_out, open_run, out
 from flows.stages import PairKind, common_shape  # noqa: E402
 from flows.steps import StepResult  # noqa: E402
 from flows.tasks import by_name, collect  # noqa: E402
+from pipeline.analyse.energies import check_chemistry  # noqa: E402
 from pipeline.io.beamtime import load_recipe  # noqa: E402
 from schemas.cluster import Cluster  # noqa: E402
 from schemas.recipe import Recipe  # noqa: E402
@@ -60,6 +61,7 @@ def process_beamtime(
     if cluster is not None:
         settings = settings.model_copy(update={"cluster": cluster})
     layout = lay_out(beamtime_path)
+    check_chemistry(layout.beamtime, layout.folder, settings.chemistry)
     with open_run(layout, settings, out, ProgressBoard()) as run:
         groups = align_and_assemble(run)
         parts = reconstruct(run, groups)

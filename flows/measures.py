@@ -12,13 +12,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.analyse.chemistry import chemical_state, energy_model
+from pipeline.analyse.chemistry import chemical_state
 from pipeline.analyse.chemistry_product import chemistry_product
 from pipeline.analyse.density import Materials, material_densities
 from pipeline.analyse.density_components import fit_components, material_table
 from pipeline.analyse.dose import SeriesLight, estimate_dose
+from pipeline.analyse.energies import model_of
 from pipeline.analyse.particles import measure_particles
-from pipeline.analyse.reference_spectra import load_reference_spectra
 from pipeline.analyse.scattering_factors import F1, f1_of_file, f1_of_xraydb
 from pipeline.analyse.sensitivity import measure_sensitivity
 from pipeline.analyse.validation import Comparison, compare_projection
@@ -50,16 +50,8 @@ def chemical_map(
     for energy, path in zip(energies_ev, energy_files, strict=True):
         with np.load(path) as found:
             volumes[energy], noise[energy] = found["volume"], float(found["noise"])
-    below = chemistry.pre_edge_ev
-    used = [energy for energy in energies_ev if energy != below]
-    spectra = load_reference_spectra(references, chemistry.components)
-    model = energy_model(
-        spectra,
-        used,
-        settings,
-        pre_edge_ev=below,
-        quantity="absorption" if absorbing else "phase",
-    )
+    model = model_of(chemistry, references, energies_ev, settings, absorbing=absorbing)
+    used = model.energies_ev.tolist()
     order = used if model.pre_edge_ev is None else [*used, model.pre_edge_ev]
     state = chemical_state(
         [volumes[energy] for energy in used],

@@ -480,12 +480,18 @@ def _write_beamtime(path: Path, preset: Preset, truths: list[SeriesTruth]) -> No
             name=f"simulated-pillar-{preset.name}",
             description="Polycrystalline V2O5 with pores and polystyrene, simulated",
             materials=[
-                Material(name="V2O5", electron_density_min=0.74, electron_density_max=0.90),
+                Material(
+                    name="V2O5",
+                    electron_density_min=0.74,
+                    electron_density_max=0.90,
+                    formula="V2O5",
+                ),
                 Material(
                     name="polystyrene",
                     electron_density_min=0.25,
                     electron_density_max=0.45,
                     dichroic=False,
+                    formula="C8H8",
                 ),
             ],
         ),

@@ -76,6 +76,19 @@ def test_raw_projections_to_composition(
     np.testing.assert_allclose(fluence, 32 * 3e4 / (10e-9) ** 2, rtol=0.2)
 
 
+def test_energies_that_say_nothing_are_refused_before_computing(
+    particles: Path, tmp_path: Path, cli: Call
+) -> None:
+    path = changed(particles, tmp_path / "in", references="flat.txt")
+    (tmp_path / "in" / "flat.txt").write_text(
+        "# energy oxidised reduced\n700 0 0\n708 1 1.001\n720 1 1\n"
+    )
+    done = cli("check", path, "--no-scan")
+    assert done.returncode == 1
+    assert "708, 710 eV do not tell oxidised and reduced apart" in done.stderr
+    assert "condition number of at most 100, found" in done.stderr
+
+
 def test_what_a_chemical_beamtime_lacks_is_said(particles: Path, tmp_path: Path) -> None:
     path = changed(particles, tmp_path / "a", references="none.txt")
     with pytest.raises(InputError, match=r"chemistry\.references: file 'none\.txt' does not exist"):
