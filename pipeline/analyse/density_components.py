@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage, signal
 
-from pipeline.analyse.density import MaterialDensity, histogram_windows
+from pipeline.analyse.density import MaterialDensity
 from pipeline.analyse.mixture import Mixture, fit_mixture
 from pipeline.analyse.scattering_factors import F1, electrons_per_effective
 from pipeline.elements import parse_formula
@@ -18,6 +19,15 @@ from pipeline.io.products import Figure
 from schemas.beamtime import Material
 
 BINS = 200
+
+CORRELATED = 8
+"""Voxels of a tomogram that count as one value: neighbours share what resolution blurs."""
+
+SIGNIFICANT = 5.0
+"""Standard deviations by which a maximum of the histogram is more than chance."""
+
+MOST = 8
+"""Components at most."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,9 @@ class DensityComponents:
         if self.mixture is not None:
             parts = self.mixture.counts_in(self.edges)
             lines |= {f"component {k + 1}": part for k, part in enumerate(parts)}
-            lines["sum"] = parts.sum(axis=0)
+            even = np.diff(self.edges) / (self.edges[-1] - self.edges[0])
+            shared = self.mixture.counts * self.mixture.background * even
+            lines |= {"shared voxels": shared, "sum": parts.sum(axis=0) + shared}
             columns = {
                 "mean": self.mixture.mean,
                 "sigma": self.mixture.sigma,
@@ -70,7 +82,8 @@ class DensityComponents:
             name="density_components",
             title="Components of the density",
             summary=f"The histogram of electron density inside the sample as a sum of {n} "
-            "Gaussians; a window ends where two of them are equally probable.",
+            "Gaussians and of voxels that materials share at their faces, which lie anywhere; a "
+            "window ends where two Gaussians are equally probable.",
             tables={
                 "components": Table(columns, units, "Components, lightest first"),
                 **(tables or {}),
@@ -108,13 +121,8 @@ def fit_components(
     low, high = np.quantile(values, [0.001, 0.999])
     margin = max(0.1 * float(high - low), 1e-6)
     counts, edges = np.histogram(values, BINS, (float(low) - margin, float(high) + margin))
-    centres = 0.5 * (edges[1:] + edges[:-1])
-    peaks = []
-    for lower, upper in histogram_windows(density, noise, inside):
-        within = (centres >= lower) & (centres < upper)
-        if counts[within].any():
-            peaks.append(centres[within][int(np.argmax(counts[within]))])
-    mixture = fit_mixture(counts, edges, np.array(peaks)) if peaks else None
+    peaks = _maxima(counts, edges, noise)
+    mixture = fit_mixture(counts, edges, peaks, background=True) if peaks.size else None
     if mixture is None:
         note = "no component stands out in the histogram of the density"
         return DensityComponents(edges, counts.astype(float), None, np.zeros((0, 2)), (note,))
@@ -124,6 +132,27 @@ def fit_components(
     if mixture.separation < 2.0:
         notes = ("components of the density overlap; materials by them are uncertain",)
     return DensityComponents(edges, counts.astype(np.float64), mixture, windows, notes)
+
+
+def _maxima(
+    counts: NDArray[np.integer], edges: NDArray[np.float64], noise: float
+) -> NDArray[np.float64]:
+    """Maxima of the histogram that chance does not make, clear of air: first guesses of means.
+
+    A maximum has to stand above its surroundings by five standard deviations of a count, with
+    neighbouring voxels counted as one value: a rare material then shows as well as a common one.
+    """
+    width = max(2.0, noise / float(edges[1] - edges[0]))
+    smooth = ndimage.gaussian_filter1d(counts.astype(np.float64), width, mode="constant")
+    centres = 0.5 * (edges[1:] + edges[:-1])
+    smooth[centres < max(3.0 * noise, 0.1 * centres[-1])] = 0.0
+    padded = np.concatenate([[0.0], smooth, [0.0]])
+    peaks, found = signal.find_peaks(padded, prominence=1e-9)
+    # The smoothed count is a mean over so many bins.
+    bins = 2.0 * np.sqrt(np.pi) * width
+    real = found["prominences"] > SIGNIFICANT * np.sqrt(CORRELATED * padded[peaks] / bins)
+    order = np.argsort(-padded[peaks[real]], kind="stable")[:MOST]
+    return np.sort(centres[peaks[real][order] - 1])
 
 
 def material_table(

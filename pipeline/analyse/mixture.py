@@ -23,9 +23,10 @@ class Mixture:
     Attributes
     ----------
     mean, sigma : (k,) float64, in the unit of the histogram.
-    weight : (k,) float64, shares of the counts; they add up to 1.
+    weight : (k,) float64, shares of the counts; with `background` they add up to 1.
     log_likelihood : of the binned counts.
     counts : how many values the histogram holds.
+    background : share of the counts that lie anywhere in the histogram.
     """
 
     mean: NDArray[np.float64]
@@ -33,6 +34,7 @@ class Mixture:
     weight: NDArray[np.float64]
     log_likelihood: float
     counts: float
+    background: float = 0.0
 
     @property
     def separation(self) -> float:
@@ -64,7 +66,11 @@ class Mixture:
 
 
 def fit_mixture(
-    counts: NDArray[np.floating], edges: NDArray[np.float64], means: NDArray[np.float64]
+    counts: NDArray[np.floating],
+    edges: NDArray[np.float64],
+    means: NDArray[np.float64],
+    *,
+    background: bool = False,
 ) -> Mixture | None:
     """Fit Gaussians to a histogram, from first guesses of their means.
 
@@ -73,6 +79,8 @@ def fit_mixture(
     counts : (n,) values in each bin.
     edges : (n + 1,) float64, of the bins.
     means : (k,) first guesses, one a component.
+    background : allow for values spread evenly over the histogram, such as those of voxels that
+        two materials share.
 
     Returns
     -------
@@ -93,24 +101,29 @@ def fit_mixture(
     spread = math.sqrt(
         float(np.average((centres - np.average(centres, weights=counts)) ** 2, weights=counts))
     )
-    sigma = np.full(k, max(spread / (2.0 * k), width))
-    weight = np.full(k, 1.0 / k)
+    # Narrow Gaussians to begin with, or they would take the background for their own.
+    sigma = np.full(k, max(spread / ((8.0 if background else 2.0) * k), width))
+    even = np.diff(edges) / (edges[-1] - edges[0])
+    weight = np.full(k, (0.8 if background else 1.0) / k)
+    rest = 0.2 if background else 0.0
     last = -math.inf
     for _ in range(ROUNDS):
         masses = weight[:, None] * _masses(edges, mean, sigma)
-        whole = np.maximum(masses.sum(axis=0), 1e-300)
+        whole = np.maximum(masses.sum(axis=0) + rest * even, 1e-300)
         likelihood = float(np.sum(counts * np.log(whole)) / total)
         if likelihood - last < LEAST_GAIN:
             break
         last = likelihood
         share = masses / whole * counts
         taken = np.maximum(share.sum(axis=1), 1e-12 * total)
-        weight = taken / taken.sum()
+        beside = float(np.sum(rest * even / whole * counts))
+        weight = taken / (taken.sum() + beside)
+        rest = beside / (float(taken.sum()) + beside)
         mean = (share @ centres) / taken
         second = np.sum(share * (centres - mean[:, None]) ** 2, axis=1) / taken
         sigma = np.sqrt(np.maximum(second - width**2 / 12.0, (0.2 * width) ** 2))
     order = np.argsort(mean, kind="stable")
-    return Mixture(mean[order], sigma[order], weight[order], last * total, total)
+    return Mixture(mean[order], sigma[order], weight[order], last * total, total, rest)
 
 
 def _masses(

@@ -109,6 +109,7 @@ def test_components_of_two_materials_of_very_different_volume() -> None:
         "measured",
         "component 1",
         "component 2",
+        "shared voxels",
         "sum",
     }
     assert product.figures["density_component_2"].value == pytest.approx(0.82, abs=0.005)
@@ -120,6 +121,21 @@ def test_components_of_nothing(values: np.ndarray) -> None:
     assert found.mixture is None
     assert len(found.notes) == 1
     assert len(found.as_product().tables["components"].columns["mean"]) == 0
+
+
+def test_shared_voxels_do_not_widen_a_component() -> None:
+    rng = np.random.default_rng(6)
+    values = np.concatenate([rng.normal(0.8, 0.01, 30000), rng.uniform(0.0, 0.9, 6000)])
+    counts, edges = np.histogram(values, 200, (0.0, 0.9))
+    plain = fit_mixture(counts, edges, np.array([0.8]))
+    found = fit_mixture(counts, edges, np.array([0.8]), background=True)
+    assert plain is not None
+    assert found is not None
+    assert plain.sigma[0] > 0.1
+    assert found.mean[0] == pytest.approx(0.8, abs=1e-3)
+    assert found.sigma[0] == pytest.approx(0.01, rel=0.05)
+    assert found.background == pytest.approx(1 / 6, rel=0.05)
+    assert found.background + found.weight.sum() == pytest.approx(1.0)
 
 
 def test_mixture_of_overlapping_gaussians() -> None:
