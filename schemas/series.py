@@ -110,6 +110,7 @@ class Series(StrictModel):
 
     air: Air | None = None
     """Where the air of raw projections is, if that must be said; the recipe's `phase.air` else."""
+
     exposure: Exposure | None = None
     """Light of one projection of this series, where it differs from the beamtime's."""
 
