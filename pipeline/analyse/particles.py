@@ -178,6 +178,9 @@ def separate_particles(mask: NDArray[np.bool_], neck: float, min_voxels: int) ->
     inside = np.pad(mask[box], 1)
     # The volume's border is no surface: a particle that goes on there is as deep as one inside.
     edge = np.pad(mask[box], 1, mode="edge") if _touches(box, mask.shape) else inside
+    if edge.all():  # Nothing outside: no surface to be deep below.
+        label[box] = int(mask.sum() >= min_voxels)
+        return label
     depth = ndimage.distance_transform_edt(edge).astype(np.float32)
     depth *= inside
     smooth = ndimage.gaussian_filter(depth, 1.0) * inside

@@ -65,6 +65,9 @@ def test_small_and_no_particles() -> None:
     mask[2:4, 2:4, 2:4] = True
     assert separate_particles(mask, 0.7, 27).max() == 0
     assert separate_particles(mask, 0.7, 8).max() == 1
+    everything = measured(np.ones((12, 12, 12), bool), np.full((12, 12, 12), 0.5, np.float32))
+    assert everything.table["voxels"].tolist() == [12**3]
+    assert everything.table["at_border"].all()
     empty = measured(np.zeros((12, 12, 12), bool), np.full((12, 12, 12), np.nan, np.float32))
     assert {len(column) for column in empty.table.values()} == {0}
     assert empty.notes == ("no particle is large enough to be measured",)
