@@ -21,11 +21,16 @@ from typing import Any
 
 import numpy as np
 
+from flows import measures
 from pipeline.analyse.materials import material_statistics
 from pipeline.io.product import Product as AnalysisProduct
 from pipeline.io.product_files import load_product, save_product
 from pipeline.io.products import DensityMap, GrainMap
 from schemas.beamtime import Material, Product
+from schemas.chemistry import Chemistry
+from schemas.energy import Energy
+from schemas.exposure import Exposure
+from schemas.series import Series
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,16 @@ class Sources:
     halves : `halves.npz`: densities of two halves of the data.
     grains_file : `grains.npz`.
     vector : `vector.npy`.
+    energy_files, energies_ev : `energy.npz` of each energy that chemistry compares [eV].
+    absorbing : whether these are optical densities, not phases.
+    chemistry : what the beamtime says about the components.
+    references, validation_map : the files that it names.
+    series, phases : series with a stack of phase or optical density, `phase.h5`, and these stacks.
+    exposure : light of one projection where a series does not say it.
+    linear : stacks of linear dichroism.
+    resonance : energy of these.
+    density_energy_ev : energy of the density [eV].
+    scattering_factors : file of f₁.
     """
 
     pixel_size_m: float
@@ -54,6 +69,19 @@ class Sources:
     halves: Path | None = None
     grains_file: Path | None = None
     vector: Path | None = None
+    energy_files: Sequence[Path] | None = None
+    energies_ev: Sequence[float] | None = None
+    absorbing: bool | None = None
+    chemistry: Chemistry | None = None
+    references: Path | None = None
+    validation_map: Path | None = None
+    series: Sequence[Series] | None = None
+    phases: Sequence[Path] | None = None
+    exposure: Exposure | None = None
+    linear: Sequence[Path] | None = None
+    resonance: Energy | None = None
+    density_energy_ev: float | None = None
+    scattering_factors: Path | None = None
 
     def inputs(self) -> dict[str, Any]:
         """By name of the parameter; what is not there is left out."""
@@ -94,6 +122,10 @@ def materials(out: Path, density_file: Path, pixel_size_m: float) -> None:
 
 ANALYSES: Mapping[str, Analysis] = {
     "materials": Analysis(materials, "density"),
+    "density_components": Analysis(measures.density_components, "density", settings="density"),
+    "sensitivity": Analysis(measures.sensitivity, "orientation"),
+    "chemistry": Analysis(measures.chemical_map, "chemistry", settings="chemistry"),
+    "dose": Analysis(measures.dose, "dose"),
 }
 """By name of the product, in the order in which the report shows them."""
 
@@ -108,6 +140,9 @@ def read_density(path: Path) -> DensityMap:
             windows=found["windows"],
             keep=found["keep"],
             noise=float(found["noise"]),
+            systematic=np.linalg.norm(found["budget"][:, 1:], axis=1)
+            if "budget" in found
+            else None,
         )
 
 

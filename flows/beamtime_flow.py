@@ -21,6 +21,7 @@ from flows.run import Assembled, Run, RunSummary, folder, lay_out, open_run, out
 from flows.stages import PairKind, common_shape  # noqa: E402
 from flows.steps import StepResult  # noqa: E402
 from flows.tasks import by_name, collect  # noqa: E402
+from pipeline.analyse.energies import check_chemistry  # noqa: E402
 from pipeline.io.beamtime import load_recipe  # noqa: E402
 from schemas.cluster import Cluster  # noqa: E402
 from schemas.recipe import Recipe  # noqa: E402
@@ -60,6 +61,7 @@ def process_beamtime(
     if cluster is not None:
         settings = settings.model_copy(update={"cluster": cluster})
     layout = lay_out(beamtime_path)
+    check_chemistry(layout.beamtime, layout.folder, settings.chemistry)
     with open_run(layout, settings, out, ProgressBoard()) as run:
         groups = align_and_assemble(run)
         parts = reconstruct(run, groups)
@@ -185,9 +187,16 @@ def reconstruct(run: Run, data: Assembled) -> Parts:
             found_grains = tasks.grains(run, whole, assessed, dense)
     if layout.has("circular") and layout.wants("magnetisation"):
         vector = tasks.magnetisation(run, data.stacks("circular"), inside)
+    at_energies = {
+        energy: tasks.energy(
+            run, energy, [data.assembled[group.name].path("scalar.h5") for group in groups], inside
+        )
+        for energy, groups in layout.energy_groups().items()
+    }
     analyses = tasks.run_analyses(
         run,
         Sources(
+            **data.sources(at_energies),
             pixel_size_m=tasks.voxel_size_m(run),
             support=inside.path("support.npy"),
             materials=layout.beamtime.sample.materials,

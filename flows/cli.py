@@ -39,6 +39,8 @@ class Preset(StrEnum):
     tiny = "tiny"
     demo = "demo"
     paper = "paper"
+    tiny_chemistry = "tiny-chemistry"
+    demo_chemistry = "demo-chemistry"
 
 
 class ImportFormat(StrEnum):
@@ -84,7 +86,10 @@ def simulate(
     out: Annotated[Path, typer.Argument(help="Folder to write; new or empty.", show_default=False)],
     preset: Annotated[
         Preset,
-        typer.Option(help="tiny: seconds, for tests; demo: minutes; paper: the published size."),
+        typer.Option(
+            help="tiny: seconds, for tests; demo: minutes; paper: the published size; "
+            "tiny-chemistry, demo-chemistry: particles at three energies."
+        ),
     ] = Preset.demo,
     seed: Annotated[int, typer.Option(min=0, help="Fixes every random choice.")] = 0,
     shift_px: Annotated[

@@ -23,6 +23,8 @@ from pipeline.analyse.density import (
     segment_materials,
     shell_mask,
 )
+from pipeline.analyse.density_budget import density_budget
+from pipeline.analyse.density_components import fit_components
 from pipeline.analyse.grains import segment_grains
 from pipeline.analyse.resolution import fourier_shell_correlation, interior_mask, soft_mask
 from pipeline.analyse.summary import summarise
@@ -65,8 +67,9 @@ def density(
 ) -> None:
     """Electron density and materials from the off-resonance series.
 
-    Writes `density.npz` (`electron_density`, `materials`, `names`, `windows`, `keep`, `noise`), cut
-    to the sample, and `halves.npz` (`first`, `second`) for the resolution.
+    Writes `density.npz` (`electron_density`, `materials`, `names`, `windows`, `keep`, `noise`, and
+    `budget`: scatter, halves, air and edge of each material's uncertainty), cut to the sample, and
+    `halves.npz` (`first`, `second`) for the resolution.
 
     Parameters
     ----------
@@ -94,9 +97,15 @@ def density(
     pixel = load_all(stacks).pixel_size_m
     whole = electron_density(-tomogram(None), energy_ev, pixel)
     noise = air_noise(whole, inside)
-    found = segment_materials(whole, materials, support=inside, noise=noise)
     keep = shell_mask(inside, settings.shell_m, pixel)
+    windows = None
+    if settings.segmentation == "components" and not materials:
+        windows = fit_components(whole, keep, noise).windows
+    found = segment_materials(whole, materials, support=inside, noise=noise, windows=windows)
     shape = small.shape
+    scale = np.float32(density_per_radian(energy_ev, pixel))
+    halves = [tomogram(half) * scale for half in (0, 1)]
+    budget = density_budget(whole, found, inside, keep=keep, halves=halves)
     np.savez(
         out / "density.npz",
         electron_density=crop(whole, shape),
@@ -105,10 +114,9 @@ def density(
         windows=found.windows,
         keep=crop(keep, shape),
         noise=noise,
+        budget=np.array([item.terms for item in budget]).reshape(-1, 4),
     )
-    scale = np.float32(density_per_radian(energy_ev, pixel))
-    halves = [crop(tomogram(half) * scale, shape) for half in (0, 1)]
-    np.savez(out / "halves.npz", first=halves[0], second=halves[1])
+    np.savez(out / "halves.npz", first=crop(halves[0], shape), second=crop(halves[1], shape))
 
 
 def dichroic_mask(

@@ -115,6 +115,22 @@ class Layout:
             if not first[group.name].energy.resonant and not first[group.name].absorbing
         ]
 
+    def energy_groups(self) -> dict[float, list[Group]]:
+        """Scalar groups that chemistry compares, by energy in rising order; none without it."""
+        chemistry = self.beamtime.chemistry
+        if chemistry is None or not self.wants("chemistry"):
+            return {}
+        members = {series.name for series in self.beamtime.energy_series()}
+        found: dict[float, list[Group]] = {}
+        for group in self.with_kind(None):
+            if group.name in members:
+                found.setdefault(group.members[0].energy.known_ev, []).append(group)
+        return dict(sorted(found.items()))
+
+    def file(self, name: str | None) -> Path | None:
+        """A file beside the beamtime file."""
+        return None if name is None else self.folder / name
+
     def wants(self, product: Product) -> bool:
         """Whether a product is asked for, or nothing in particular."""
         return not self.beamtime.products or product in self.beamtime.products
@@ -233,6 +249,30 @@ class Assembled:
             return [*entered, *(self.assembled[g.name].path("scalar.h5") for g in groups)]
         groups = [group for group in self.layout.groups if group.kind == contrast]
         return [*entered, *(self.assembled[g.name].path("differenced.h5") for g in groups)]
+
+    def sources(self, at_energies: Mapping[float, StepResult]) -> dict[str, Any]:
+        """What the analyses need to know of the beamtime itself, see `flows.analyses.Sources`."""
+        beamtime, layout = self.layout.beamtime, self.layout
+        chemistry = beamtime.chemistry
+        linear = layout.with_kind("linear")
+        off = layout.off_resonance()
+        prepared = [series for series in beamtime.series if series.name in self.prepared]
+        validation = chemistry.validation if chemistry else None
+        return {
+            "energy_files": [s.path("energy.npz") for s in at_energies.values()] or None,
+            "energies_ev": list(at_energies) or None,
+            "absorbing": any(series.absorbing for series in beamtime.energy_series()),
+            "chemistry": chemistry,
+            "references": layout.file(chemistry.references) if chemistry else None,
+            "validation_map": layout.file(validation.file) if validation else None,
+            "series": prepared or None,
+            "phases": [self.prepared[s.name].path("phase.h5") for s in prepared] or None,
+            "exposure": beamtime.exposure,
+            "linear": self.stacks("linear") or None,
+            "resonance": linear[0].members[0].energy if linear else None,
+            "density_energy_ev": off[0].members[0].energy.known_ev if off else None,
+            "scattering_factors": layout.file(beamtime.sample.scattering_factors),
+        }
 
     def parts(self) -> dict[str, Any]:
         """What the result tells about series and mountings."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.align.assemble import concatenate
 from pipeline.align.joint import align_pairs
+from pipeline.analyse.density import air_noise
 from pipeline.distribute import InProcessLeastSquares
 from pipeline.errors import InputError
 from pipeline.io.hdf5 import open_hdf5
@@ -103,6 +104,41 @@ def solve_scalar(
     found = reconstruct_scalar(stack, None, settings, problem=term, progress=progress)
     np.save(out / "volume.npy", found.volume)
     write_json(out / "residuals.json", found.residuals)
+
+
+def solve_energy(
+    out: Path,
+    stacks: Sequence[Path],
+    full_support: Path,
+    support: Path,
+    method: Literal["auto", "fbp", "resire"],
+    settings: ScalarSettings,
+    problem: Problem = in_process,
+    progress: ProgressCallback = silent,
+) -> None:
+    """Scalar field of one energy. Writes `energy.npz`: `volume`, cut to the sample, and `noise`.
+
+    The noise is that of the air around the sample, of a tomogram without positivity.
+    """
+    stack = load_all(stacks)
+    inside, small = np.load(full_support), np.load(support)
+    if method == "auto":
+        method = "fbp" if len(group_by_axis(stack.rotations)) == 1 else "resire"
+    changes = {"method": method, "positivity": False}
+    term = None if method == "fbp" else problem(stack, inside.shape)
+    found = reconstruct_scalar(
+        stack,
+        None,
+        settings.model_copy(update=changes),
+        problem=term,
+        volume_shape=inside.shape,
+        progress=progress,
+    )
+    np.savez(
+        out / "energy.npz",
+        volume=crop(found.volume, small.shape),
+        noise=air_noise(found.volume, inside),
+    )
 
 
 def make_support(

@@ -107,7 +107,15 @@ def code_version(leave_out: tuple[str, ...] = ()) -> str:
     root = Path(__file__).resolve().parents[1]
     files = [*root.glob("schemas/**/*.py"), *root.glob("pipeline/**/*.py")]
     files += root.glob("pipeline/**/*.js")
-    names = ("stages.py", "solves.py", "products.py", "analyses.py", "robustness.py", "steps.py")
+    names = (
+        "stages.py",
+        "solves.py",
+        "products.py",
+        "analyses.py",
+        "measures.py",
+        "robustness.py",
+        "steps.py",
+    )
     files += [root / "flows" / name for name in names]
     digest = hashlib.sha256()
     for file in sorted(files):

@@ -164,6 +164,20 @@ def support(run: Run, volume: StepResult | None) -> StepResult:
     return run.step("support", solves.make_support, arguments, log=get_run_logger().info)
 
 
+@task(name="energy", task_run_name="energy {energy_ev:g} eV", **OPTIONS)
+def energy(run: Run, energy_ev: float, stacks: Sequence[Path], inside: StepResult) -> StepResult:
+    """Tomogram of one energy, on the support that all energies share."""
+    arguments = {
+        "stacks": list(stacks),
+        "full_support": inside.path("full.npy"),
+        "support": inside.path("support.npy"),
+        "method": run.recipe.chemistry.method,
+        "settings": run.recipe.scalar,
+    }
+    log = get_run_logger().info
+    return run.solve(f"energy-{energy_ev:g}eV", solves.solve_energy, arguments, log=log)
+
+
 @task(name="density", **OPTIONS)
 def density(
     run: Run, stacks: Sequence[Path], volume: StepResult, inside: StepResult, energy_ev: float

@@ -9,7 +9,7 @@ Read this page, then the modules in the order in which they are named::
 
     ─ reconstruct ─ analyse ─ result.nxs + report.html + summary.json
       reconstruct.{scalar,vector,orientation}   io.results   report.html
-                    analyse.{density,grains,resolution,uncertainty}
+                    analyse.{density,chemistry,grains,resolution,...}
 
 Every stage is a plain function on arrays with typed settings (`schemas.recipe`); a notebook calls
 it without Prefect, Dask or files. `flows.stages`, `flows.solves` and `flows.products` string them

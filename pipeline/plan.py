@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.analyse.energies import check_chemistry
 from pipeline.errors import DichrotomoError, InputError
 from pipeline.io import reader_for
 from pipeline.io.beamtime import kept_indices, series_angles
@@ -186,6 +187,7 @@ def make_plan(
         progress(Progress("check", done, len(beamtime.series)))
     try:
         check_pixel_sizes(beamtime, infos, recipe.resample)
+        check_chemistry(beamtime, folder, recipe.chemistry)
     except InputError as error:
         problems.append(str(error))
     if problems:

@@ -7,9 +7,13 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from schemas.base import StrictModel
+from schemas.chemistry import Chemistry
+from schemas.exposure import Exposure
 from schemas.series import Series
 
-Product = Literal["orientation", "magnetisation", "scalar", "density", "grains"]
+Product = Literal[
+    "orientation", "magnetisation", "scalar", "density", "grains", "chemistry", "dose"
+]
 
 
 class Material(StrictModel):
@@ -22,6 +26,8 @@ class Material(StrictModel):
     """Upper threshold [e/Å³]."""
     dichroic: bool = True
     """Whether the material carries the dichroic contrast."""
+    formula: str | None = None
+    """Such as `V2O5`: gives the mass density, the atoms of an element, and f1 near an edge."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Material:
@@ -40,6 +46,9 @@ class Sample(StrictModel):
     description: str = ""
     materials: list[Material] = []
     """Materials to segment; without any, thresholds are found from the histogram."""
+    scattering_factors: str | None = None
+    """Text file of lines `SYMBOL ENERGY_EV F1`, relative to the beamtime file, for densities of
+    materials with a formula near an edge."""
 
 
 class SupportFile(StrictModel):
@@ -69,6 +78,12 @@ class Beamtime(StrictModel):
     support: SupportFile | None = None
     """Known support; found from the scalar channel when absent."""
 
+    chemistry: Chemistry | None = None
+    """Reference spectra by which several energies tell components apart."""
+
+    exposure: Exposure | None = None
+    """Light of one projection, for fluence and dose; a series may say its own."""
+
     @model_validator(mode="after")
     def _consistent(self) -> Beamtime:
         names = [series.name for series in self.series]
@@ -87,9 +102,40 @@ class Beamtime(StrictModel):
                 f"reference_tilt: '{self.reference_tilt}' is not a mounting of this beamtime; "
                 f"expected one of {', '.join(tilts)}"
             )
+        if self.chemistry is not None:
+            self._check_energies(self.chemistry)
+        elif "chemistry" in self.products:
+            raise ValueError(
+                "products: 'chemistry' needs the key 'chemistry' with references and components"
+            )
         for (tilt, energy), members in self._resonant_groups().items():
             self._check_partners(tilt, energy, members)
         return self
+
+    def _check_energies(self, chemistry: Chemistry) -> None:
+        series = self.energy_series()
+        energies = sorted({item.energy.known_ev for item in series})
+        if len(energies) < 2:
+            found = ", ".join(f"{energy:g}" for energy in energies) or "none"
+            raise ValueError(
+                f"chemistry: expected unpolarised series of two or more energies, found {found}"
+            )
+        quantities = {item.absorbing for item in series}
+        if len(quantities) > 1:
+            raise ValueError(
+                "chemistry: expected one quantity in all unpolarised series, found phase and "
+                "optical density"
+            )
+        if chemistry.pre_edge_ev is not None and chemistry.pre_edge_ev not in energies:
+            found = ", ".join(f"{energy:g}" for energy in energies)
+            raise ValueError(
+                f"chemistry.pre_edge_ev: {chemistry.pre_edge_ev:g} is not the energy of a series; "
+                f"expected one of {found}"
+            )
+
+    def energy_series(self) -> list[Series]:
+        """Series whose tomograms chemistry compares: unpolarised, on or off resonance."""
+        return [item for item in self.scalar_series() if item.polarisation.kind == "unpolarised"]
 
     def _resonant_groups(self) -> dict[tuple[str, float], list[Series]]:
         """Dichroic series that are still to be differenced, by mounting and energy."""

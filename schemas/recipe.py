@@ -202,6 +202,15 @@ class DensitySettings(StrictModel):
     shell_m: float = Field(default=90e-9, ge=0.0, lt=1e-3)
     """Thickness of the damaged outer shell to mask [m]; 90 nm after focused-ion milling."""
 
+    segmentation: Literal["thresholds", "components"] = "thresholds"
+    """Where the beamtime names no materials: cut in the minima of the histogram, or where its
+    fitted Gaussians are equally probable, which suits materials of very different volume."""
+
+    f1: Literal["none", "xraydb"] = "none"
+    """Scattering factors for materials whose formula the beamtime says: `none` is right off
+    resonance, `xraydb` takes Chantler's tables (an optional package). A file of scattering factors
+    in the beamtime is used in either case."""
+
 
 class GrainSettings(StrictModel):
     """Grains by misorientation."""
@@ -277,6 +286,56 @@ class EdgeSettings(StrictModel):
     """Most profiles of each kind; so many fix the median of the widths to better than 1 %."""
 
 
+class ChemistrySettings(StrictModel):
+    """Chemical state from several energies, and the particles that it belongs to."""
+
+    method: Literal["auto", "fbp", "resire"] = "auto"
+    """Tomogram of each energy: filtered back-projection, whose noise is that of the air, where
+    there is one rotation axis; RESIRE otherwise."""
+
+    background: Literal["auto", "pre-edge", "offset", "none"] = "auto"
+    """What else absorbs: the pre-edge series, or a fitted constant. `auto` takes the pre-edge
+    series if the beamtime names one, else the offset if there are energies enough, since two
+    energies without a background biased a measured composition by a quarter."""
+
+    pre_edge_exponent: float | None = Field(default=None, ge=0.0, le=5.0)
+    """The background falls with this power of the energy; when absent 3 for absorption (Victoreen)
+    and 2 for phase, as matter behaves away from its edges."""
+
+    max_condition: float = Field(default=100.0, gt=1.0)
+    """Energies whose spectra are more alike than this condition number are refused: their noise
+    would be multiplied by about as much."""
+
+    significance: float = Field(default=3.0, gt=0.0, le=100.0)
+    """Voxels whose total amount is below this many standard deviations have no composition."""
+
+    least_amount: float = Field(default=0.5, ge=0.0, lt=1.0)
+    """Nor have voxels with less than this fraction of the median amount: a blurred surface lies
+    where half is left."""
+
+    rich: float = Field(default=0.7, gt=0.5, lt=1.0)
+    """Share from which on a voxel counts as one component, as published for battery cathodes; below
+    one minus this it counts as the other, in between as mixed."""
+
+    active_from: list[float] = Field(default=[0.15, 0.25], min_length=1, max_length=4)
+    """A particle is active when its mean composition is at least this; both published limits."""
+
+    neck: float = Field(default=0.7, gt=0.0, le=1.0)
+    """Particles that touch are parted where their neck is thinner than this fraction of the thinner
+    one; rough surfaces make necks of nine tenths."""
+
+    min_voxels: int = Field(default=27, ge=1)
+    """Smallest particle [voxel]: a cube of three voxels is the least that resolution leaves."""
+
+    @model_validator(mode="after")
+    def _limits(self) -> ChemistrySettings:
+        if any(not 0.0 < limit < 1.0 for limit in self.active_from):
+            raise ValueError(
+                f"chemistry.active_from: expected shares between 0 and 1, found {self.active_from}"
+            )
+        return self
+
+
 class Recipe(StrictModel):
     """Settings of a run. An empty recipe is a good recipe."""
 
@@ -296,4 +355,5 @@ class Recipe(StrictModel):
     grains: GrainSettings = GrainSettings()
     defects: DefectSettings = DefectSettings()
     edges: EdgeSettings = EdgeSettings()
+    chemistry: ChemistrySettings = ChemistrySettings()
     cluster: Cluster = Cluster()

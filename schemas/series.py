@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from schemas.base import StrictModel
 from schemas.energy import Energy
+from schemas.exposure import Exposure
 from schemas.polarisation import Polarisation
 from schemas.tilt import Tilt
 
@@ -109,6 +110,9 @@ class Series(StrictModel):
 
     air: Air | None = None
     """Where the air of raw projections is, if that must be said; the recipe's `phase.air` else."""
+
+    exposure: Exposure | None = None
+    """Light of one projection of this series, where it differs from the beamtime's."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Series:

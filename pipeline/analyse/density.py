@@ -21,8 +21,14 @@ from schemas.beamtime import Material
 MAD_TO_SIGMA = 1.4826
 """Standard deviation of a Gaussian per median absolute deviation."""
 
+EROSION = 2
+"""Voxels that are taken off a material for its interior: as far as the edges are blurred."""
+
 BLOCK = 4
-"""Edge of the blocks [voxel] between which the errors of a tomogram count as independent."""
+"""Smallest edge of the blocks [voxel] by whose means the error of a mean is judged."""
+
+LEAST_BLOCKS = 8
+"""Blocks from which on their scatter says something (its own error is then a quarter)."""
 
 
 @dataclass(frozen=True)
@@ -90,15 +96,20 @@ def air_noise(density: NDArray[np.float32], support: NDArray[np.bool_], margin: 
     -------
     Standard deviation in the unit of `density`; 0 where fewer than 100 voxels of air remain.
     """
-    nz, _, nx = density.shape
-    radius = min(nz, nx) // 2 - 2
-    z, x = np.arange(nz) - nz // 2, np.arange(nx) - nx // 2
-    cylinder = z[:, None] ** 2 + x[None, :] ** 2 < radius**2
     near = ndimage.binary_dilation(support, iterations=margin) if margin else support
-    air = density[cylinder[:, None, :] & ~near]
+    air = density[seen_cylinder(density.shape) & ~near]
     if air.size < 100:
         return 0.0
     return float(MAD_TO_SIGMA * np.median(np.abs(air - np.median(air))))
+
+
+def seen_cylinder(shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """(z, y, x) bool: the cylinder about y that every projection about y sees."""
+    nz, _, nx = shape
+    radius = min(nz, nx) // 2 - 2
+    z, x = np.arange(nz) - nz // 2, np.arange(nx) - nx // 2
+    inside = z[:, None] ** 2 + x[None, :] ** 2 < radius**2
+    return np.broadcast_to(inside[:, None, :], shape)
 
 
 def segment_materials(
@@ -107,6 +118,7 @@ def segment_materials(
     *,
     support: NDArray[np.bool_] | None = None,
     noise: float = 0.0,
+    windows: NDArray[np.float64] | None = None,
 ) -> Materials:
     """Label the voxels of each material by its window of density.
 
@@ -121,6 +133,7 @@ def segment_materials(
     materials : named windows; where two overlap the later one wins.
     support : (z, y, x) bool; voxels outside belong to no material.
     noise : rms of `density` [e/Å³], as from `air_noise`.
+    windows : (n, 2) [e/Å³] to use without materials, as from the components of the histogram.
 
     Raises
     ------
@@ -136,7 +149,7 @@ def segment_materials(
             [[item.electron_density_min, item.electron_density_max] for item in materials]
         )
     else:
-        windows = histogram_windows(density, noise, support)
+        windows = histogram_windows(density, noise, support) if windows is None else windows
         names = tuple(f"material-{index + 1}" for index in range(len(windows)))
     finite = np.diff(windows, axis=1)[np.isfinite(windows[:, 1])]
     smooth = finite.size > 0 and noise > finite.min() / 6
@@ -229,14 +242,16 @@ def material_densities(
     density: NDArray[np.float32],
     materials: Materials,
     keep: NDArray[np.bool_] | None = None,
-    erode: int = 2,
+    erode: int = EROSION,
+    *,
+    systematic: Sequence[float] | NDArray[np.float64] | None = None,
 ) -> list[MaterialDensity]:
     """Density of each material as the median over its interior.
 
     The interior is the material with its pin-holes closed, eroded: voxels that noise carried over a
     threshold stay in, so that the windows do not bias the median, and voxels blurred with a
-    neighbouring material stay out. The uncertainty is that of the mean of blocks of 4³ voxels,
-    because neighbouring voxels of a tomogram are correlated.
+    neighbouring material stay out. The uncertainty is that of the means of blocks, because
+    neighbouring voxels of a tomogram are correlated, and what is known beyond it.
 
     Parameters
     ----------
@@ -244,22 +259,26 @@ def material_densities(
     materials : as from `segment_materials`.
     keep : (z, y, x) bool; voxels to use, e.g. outside the damaged shell.
     erode : voxels taken off; fewer where nothing would remain.
+    systematic : standard deviation [e/Å³] of each material's density beyond the scatter, as from
+        `pipeline.analyse.density_budget`; added in quadrature.
     """
     found = []
     for index, name in enumerate(materials.names):
-        interior = _interior(materials.labels == index + 1, keep, erode)
+        interior = material_interior(materials.labels == index + 1, keep, erode)
         values = density[interior]
         if values.size == 0:
             found.append(MaterialDensity(name, math.nan, math.nan, math.nan, 0))
             continue
         middle = float(np.median(values))
         spread = float(MAD_TO_SIGMA * np.median(np.abs(values - middle)))
-        error = _block_error(density, interior)
+        error = block_error(density, interior)
+        if systematic is not None:
+            error = math.hypot(error, systematic[index])
         found.append(MaterialDensity(name, middle, error, spread, int(values.size)))
     return found
 
 
-def _interior(
+def material_interior(
     region: NDArray[np.bool_], keep: NDArray[np.bool_] | None, erode: int
 ) -> NDArray[np.bool_]:
     """Region with pin-holes closed, eroded as far as at least 1000 voxels or a tenth remain."""
@@ -275,16 +294,38 @@ def _interior(
     return kept
 
 
-def _block_error(density: NDArray[np.float32], interior: NDArray[np.bool_]) -> float:
-    """Standard deviation of the mean, from the means of blocks that are mostly interior."""
-    n_voxels = block_mean(interior.astype(np.float64), BLOCK)
-    sums = block_mean(np.where(interior, density, 0.0).astype(np.float64), BLOCK)
-    full = n_voxels > 0.5
-    n_blocks = int(full.sum())
-    if n_blocks < 2:
+def block_error(density: NDArray[np.float32], interior: NDArray[np.bool_]) -> float:
+    """Standard error of the mean over the interior: the largest over blocks of growing edge.
+
+    The errors of a tomogram (rings, streaks, cupping) reach further than a few voxels, and the
+    error of a mean of correlated values grows with the blocks until these are independent
+    (Flyvbjerg and Petersen 1989, doi 10.1063/1.457480).
+
+    Returns
+    -------
+    [unit of `density`]; NaN for fewer than two voxels. Where there are fewer than two blocks, the
+    voxels of one block count as one independent value, and at least one counts.
+    """
+    n_voxels = int(np.count_nonzero(interior))
+    if n_voxels < 2:
         return math.nan
-    means = sums[full] / n_voxels[full]
-    return float(np.std(means, ddof=1) / math.sqrt(n_blocks))
+    inside = interior.astype(np.float32)
+    values = np.where(interior, density, np.float32(0.0))
+    edge, largest = BLOCK, math.nan
+    while edge <= min(density.shape):
+        filled = block_mean(inside, edge)
+        full = filled > 0.5
+        blocks = int(full.sum())
+        if blocks < (2 if math.isnan(largest) else LEAST_BLOCKS):
+            break
+        means = block_mean(values, edge)[full].astype(np.float64) / filled[full]
+        error = float(np.std(means, ddof=1) / math.sqrt(blocks))
+        largest = error if math.isnan(largest) else max(largest, error)
+        edge *= 2
+    if math.isnan(largest):
+        independent = max(1.0, n_voxels / BLOCK**3)
+        largest = float(np.std(density[interior], dtype=np.float64)) / math.sqrt(independent)
+    return largest
 
 
 def block_mean(values: NDArray[np.floating], edge: int) -> NDArray[np.floating]:

@@ -71,8 +71,8 @@ class MaterialStatistics:
             name="materials",
             title="Materials in numbers",
             summary="Each material's density is the median over its interior, away from its "
-            "surface and from the masked shell; the uncertainty is that of the median, from blocks "
-            "of four voxels whose errors count as independent.",
+            "surface and from the masked shell; the uncertainty is that of the median, from the "
+            "scatter of blocks and from what halves, air and edges say beyond it.",
             tables={"materials": table},
             curves={"histogram": histogram},
             notes=() if self.rows else ("No material stands out from air.",),
@@ -99,7 +99,11 @@ def material_statistics(maps: DensityMap, pixel_size_m: float) -> MaterialStatis
         counts[name] = np.histogram(chosen, edges)[0].astype(np.float64)
         volumes.append(chosen.size * pixel_size_m**3)
     return MaterialStatistics(
-        rows=tuple(material_densities(maps.electron_density, materials, maps.keep)),
+        rows=tuple(
+            material_densities(
+                maps.electron_density, materials, maps.keep, systematic=maps.systematic
+            )
+        ),
         windows=maps.windows,
         volumes_m3=np.array(volumes, dtype=np.float64),
         density=0.5 * (edges[1:] + edges[:-1]),

@@ -22,6 +22,7 @@ from pipeline.align.consistency import alignment_residual
 from pipeline.align.register import register_volumes
 from pipeline.analyse.density import Materials, material_densities
 from pipeline.analyse.merging import find_roots, join_edges
+from pipeline.analyse.score_chemistry import score_composition
 from pipeline.errors import InputError
 from pipeline.io.hdf5 import open_hdf5
 from pipeline.io.products import ResultData
@@ -60,9 +61,13 @@ def score_result(result_path: Path, truth_path: Path) -> Scores:
             scores = _score_magnetisation(result, file, truth_path)
         elif kind == "orientation":
             scores = _score_labels(result, file)
+        elif kind == "chemistry":
+            made = result.products.get("chemistry")
+            scores = {} if made is None else score_composition(made, file)
+            scores |= _score_alignment(result, file)
         else:
             raise InputError(
-                f"expected kind 'orientation' or 'magnetisation', found {kind!r}",
+                f"expected kind 'orientation', 'magnetisation' or 'chemistry', found {kind!r}",
                 path=truth_path,
                 field="kind",
             )

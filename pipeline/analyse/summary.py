@@ -130,7 +130,10 @@ def _magnetisation(maps: MagnetisationMap) -> dict[str, Figure]:
 def _density(maps: DensityMap, pixel_size_m: float) -> dict[str, Figure]:
     figures = {}
     materials = Materials(maps.materials, maps.names, maps.windows)
-    for index, found in enumerate(material_densities(maps.electron_density, materials, maps.keep)):
+    rows = material_densities(
+        maps.electron_density, materials, maps.keep, systematic=maps.systematic
+    )
+    for index, found in enumerate(rows):
         key = found.name.lower().replace(" ", "_")
         figures[f"electron_density_{key}"] = Figure(
             found.density,

@@ -16,6 +16,7 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from pipeline.elements import parse_formula
 from pipeline.errors import InputError
 from pipeline.io import reader_for, resire_v
 from schemas.base import StrictModel, explain
@@ -82,7 +83,25 @@ def load_beamtime(path: str | Path) -> LoadedBeamtime:
     if beamtime.support is not None and not (folder / beamtime.support.file).is_file():
         message = f"file '{beamtime.support.file}' does not exist"
         raise InputError(message, path=path, field="support.file")
+    _check_other_files(beamtime, folder, path)
     return LoadedBeamtime(beamtime, folder)
+
+
+def _check_other_files(beamtime: Beamtime, folder: Path, path: Path) -> None:
+    """Files beside the series, and formulas."""
+    wanted = {}
+    if beamtime.sample.scattering_factors is not None:
+        wanted["sample.scattering_factors"] = beamtime.sample.scattering_factors
+    if beamtime.chemistry is not None:
+        wanted["chemistry.references"] = beamtime.chemistry.references
+        if beamtime.chemistry.validation is not None:
+            wanted["chemistry.validation.file"] = beamtime.chemistry.validation.file
+    for field, name in wanted.items():
+        if not (folder / name).is_file():
+            raise InputError(f"file '{name}' does not exist", path=path, field=field)
+    for index, material in enumerate(beamtime.sample.materials):
+        if material.formula is not None:
+            parse_formula(material.formula, field=f"{path}: sample.materials[{index}].formula")
 
 
 def load_recipe(path: str | Path | None) -> Recipe:

@@ -100,6 +100,7 @@ def _read_density(group: h5py.Group) -> DensityMap:
         windows=group["windows"][()],
         keep=None if keep is None else keep.astype(bool),
         noise=float(group["noise"][()]),
+        systematic=_optional(group, "systematic"),
     )
 
 

@@ -87,6 +87,8 @@ def _write_density(entry: h5py.Group, data: ResultData) -> None:
         group, "windows", maps.windows, "e/angstrom^3", long_name="lower and upper threshold"
     )
     write_value(group, "noise", maps.noise, "e/angstrom^3", long_name="rms in air")
+    if maps.systematic is not None:
+        write_value(group, "systematic", maps.systematic, "e/angstrom^3")
 
 
 def _write_grains(entry: h5py.Group, data: ResultData) -> None:

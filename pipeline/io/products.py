@@ -101,6 +101,8 @@ class DensityMap:
     windows : (n_materials, 2) float64 [e/Å³], lower and upper threshold of each.
     keep : (z, y, x) bool, False in the damaged shell and outside the sample; None: no shell.
     noise : float [e/Å³], rms in air; 0 when unknown.
+    systematic : (n_materials,) float64 [e/Å³], standard deviation of each material's density beyond
+        its scatter, `pipeline.analyse.density_budget`; None when unknown.
     """
 
     electron_density: NDArray[np.float32]
@@ -109,6 +111,7 @@ class DensityMap:
     windows: NDArray[np.float64]
     keep: NDArray[np.bool_] | None = None
     noise: float = 0.0
+    systematic: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ from pipeline.io.hdf5 import write_hdf5
 from pipeline.io.ptychoshelves import write_projection
 from pipeline.progress import Progress, ProgressCallback, silent
 from pipeline.simulate import presets
+from pipeline.simulate.chemistry import CHEMISTRY_PRESETS, simulate_chemistry
 from pipeline.simulate.phantoms import MATERIALS, Phantom, pillar
 from pipeline.simulate.presets import Preset, preset_named
 from pipeline.simulate.projector import project
@@ -130,7 +131,8 @@ def simulate_beamtime(
     Parameters
     ----------
     out : folder to make; may exist if it is empty.
-    preset : `tiny`, `demo`, `paper`, or sizes of one's own.
+    preset : `tiny`, `demo`, `paper`, or sizes of one's own; `tiny-chemistry` and `demo-chemistry`
+        are particles at several energies, see `pipeline/simulate/chemistry.py`.
     seed : fixes every random choice; the same seed gives the same values.
     shift_px : most that a projection is displaced in each direction [pixel]; the preset's if None.
     ramp_cycles : most turns of phase across a frame in each direction; the preset's if None.
@@ -148,6 +150,13 @@ def simulate_beamtime(
     -----
     The folder appears under its name only when it is whole.
     """
+    if isinstance(preset, str) and preset in CHEMISTRY_PRESETS:
+        particles = CHEMISTRY_PRESETS[preset]
+        if shift_px is not None:
+            particles = replace(particles, shift_px=shift_px)
+        with new_folder(Path(out)) as folder:
+            simulate_chemistry(folder, particles, seed, progress)
+        return Path(out).absolute() / "beamtime.yaml"
     sizes = preset_named(preset) if isinstance(preset, str) else preset
     sizes = replace(
         sizes,
@@ -471,12 +480,18 @@ def _write_beamtime(path: Path, preset: Preset, truths: list[SeriesTruth]) -> No
             name=f"simulated-pillar-{preset.name}",
             description="Polycrystalline V2O5 with pores and polystyrene, simulated",
             materials=[
-                Material(name="V2O5", electron_density_min=0.74, electron_density_max=0.90),
+                Material(
+                    name="V2O5",
+                    electron_density_min=0.74,
+                    electron_density_max=0.90,
+                    formula="V2O5",
+                ),
                 Material(
                     name="polystyrene",
                     electron_density_min=0.25,
                     electron_density_max=0.45,
                     dichroic=False,
+                    formula="C8H8",
                 ),
             ],
         ),

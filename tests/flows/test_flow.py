@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 Finished = tuple[Path, subprocess.CompletedProcess[str]]
 Call = Callable[..., subprocess.CompletedProcess[str]]
-STEPS = 40
+STEPS = 43
 
 
 def run_here(beamtime: Path, out: Path, recipe_path: Path, **changes: Any) -> Any:
@@ -94,7 +94,7 @@ def test_only_what_depends_on_a_change_is_computed_again(
     shutil.copytree(finished[0], out)
     grains = {"grains": {"misorientation_deg": 20.0}}
     summary = run_here(tiny, out, quick_recipe, **grains)
-    assert summary.steps - summary.reused == 3  # grains, result, report
+    assert summary.steps - summary.reused == 4  # grains, sensitivity, result, report
     (out / "work/register-tilt3/motion.npz").unlink()
     (out / "result.nxs").unlink()
     summary = run_here(tiny, out, quick_recipe, **grains)

@@ -212,8 +212,8 @@ def test_what_cannot_be_scored_is_said_in_one_line(tmp_path):
     with pytest.raises(InputError, match=r"vector: expected the result's shape \(3, 2, 2, 3\)"):
         score_result(result, truth)
     with h5py.File(truth, "a") as file:
-        file.attrs["kind"] = "chemistry"
-    with pytest.raises(InputError, match=r"kind: expected kind 'orientation' or 'magnet.* 'chem"):
+        file.attrs["kind"] = "alchemy"
+    with pytest.raises(InputError, match=r"kind: expected kind 'orientation', 'magnet.* 'alchemy'"):
         score_result(result, truth)
 
 
