@@ -215,6 +215,26 @@ class GrainSettings(StrictModel):
     """Smaller regions go to the neighbour of nearest orientation; `drop` leaves them unlabelled."""
 
 
+class BoundarySettings(StrictModel):
+    """Kinds of grain boundary."""
+
+    special_width_deg: float = Field(default=2.0, gt=0.0, le=20.0)
+    """Standard deviation by which a real twist, tilt or twin may be off its exact geometry
+    [degree]: small, because the uncertainty that tomography leaves is added to it."""
+
+    confidence: float = Field(default=0.7, ge=0.5, lt=1.0)
+    """Probability from which a boundary is called by its kind: more than twice as likely as all
+    other kinds together; below, it is undetermined."""
+
+    high_angle_deg: float = Field(default=15.0, gt=0.0, lt=90.0)
+    """Boundaries of more are called high-angle [degree]: the usual limit, above which a boundary is
+    no longer a row of dislocations."""
+
+    min_area_voxels: float = Field(default=9.0, ge=0.0)
+    """Smaller contacts between two grains are left out [face of a voxel]: a square of three voxels
+    is the least that resolution leaves."""
+
+
 class Recipe(StrictModel):
     """Settings of a run. An empty recipe is a good recipe."""
 
@@ -231,4 +251,5 @@ class Recipe(StrictModel):
     orientation: OrientationSettings = OrientationSettings()
     density: DensitySettings = DensitySettings()
     grains: GrainSettings = GrainSettings()
+    boundaries: BoundarySettings = BoundarySettings()
     cluster: Cluster = Cluster()
