@@ -230,9 +230,9 @@ class BoundarySettings(StrictModel):
     """Boundaries of more are called high-angle [degree]: the usual limit, above which a boundary is
     no longer a row of dislocations."""
 
-    min_area_voxels: float = Field(default=9.0, ge=0.0)
-    """Smaller contacts between two grains are left out [face of a voxel]: a square of three voxels
-    is the least that resolution leaves."""
+    min_area_voxels: float = Field(default=1.0, ge=0.0)
+    """Smaller contacts between two grains are left out [face of a voxel]: they come and go with
+    single voxels; larger ones are listed, since distributions weigh them by their area anyway."""
 
 
 class Recipe(StrictModel):

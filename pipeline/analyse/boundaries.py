@@ -239,7 +239,7 @@ def axes_beside(
     what noise makes of it (James-Stein: the share `1 - σ²/d²`).
     """
     scatter = grain_scatter(label, axis)
-    local, weight = _axes_near(label, axis, mesh, boundary, len(pairs))
+    local, weight = _axes_near(scatter.core, axis, mesh, boundary, len(pairs))
     axes = np.empty((len(pairs), 2, 3))
     sigma = np.empty((len(pairs), 2))
     for side in range(2):
@@ -260,7 +260,7 @@ def axes_beside(
 
 
 def _axes_near(
-    label: NDArray[np.int32],
+    core: NDArray[np.int32],
     axis: NDArray[np.float32],
     mesh: LabelMesh,
     boundary: NDArray[np.int64],
@@ -269,7 +269,7 @@ def _axes_near(
     """(n, 2, 3) mean axes a few voxels off each boundary, and (n, 2) voxels that they are of."""
     tensor = np.zeros((2, 6, n))
     weight = np.zeros((2, n))
-    limit = np.array(label.shape[::-1])
+    limit = np.array(core.shape[::-1])
     for start in range(0, len(boundary), CHUNK):
         part = slice(start, start + CHUNK)
         centre = mesh.points[mesh.triangles[part]].mean(axis=1) + limit // 2
@@ -278,7 +278,7 @@ def _axes_near(
                 place = np.rint(centre + sign * depth * mesh.normals[part]).astype(np.int64)
                 valid = np.all((place >= 0) & (place < limit), axis=1)
                 x, y, z = np.where(valid[:, None], place, 0).T
-                valid &= label[z, y, x] == mesh.sides[part, side]
+                valid &= core[z, y, x] == mesh.sides[part, side]
                 there = axis[:, z, y, x]
                 share = np.where(valid & np.any(there != 0, axis=0), mesh.areas[part], 0.0)
                 weight[side] += np.bincount(boundary[part], weights=share, minlength=n)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from pipeline.analyse.axes import principal_axis
 
-SMALLEST_CORE = 27
-"""Voxels that are left of a grain when its outermost are taken away, for these to be taken away."""
+LEAST_CORE = 8
+"""Voxels of a grain that its axis is taken from, where finite resolution has reached them all."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class GrainScatter:
 
     Attributes
     ----------
+    core : (z, y, x) int32, labels of the voxels that all of this is of; 0 elsewhere.
     axis : (n + 1, 3) float64 unit vectors.
     gradient : (n + 1, 3, 3) float64 [rad/voxel], change of axis component `j` along direction `i`
         of x, y, z.
@@ -29,6 +30,7 @@ class GrainScatter:
     voxels_per_sample : float, voxels that share one independent error.
     """
 
+    core: NDArray[np.int32]
     axis: NDArray[np.float64]
     gradient: NDArray[np.float64]
     sigma: NDArray[np.float64]
@@ -39,8 +41,8 @@ class GrainScatter:
 def grain_scatter(label: NDArray[np.int32], axis: NDArray[np.float32]) -> GrainScatter:
     """Mean axis of every grain and the scatter about it.
 
-    Voxels beside another grain are left out, because finite resolution mixes the axes there; grains
-    that would keep less than a cube of three voxels stay whole.
+    Voxels beside another grain are left out, because finite resolution mixes the axes there. Of a
+    grain so thin that hardly any is left, those with the fewest others around count.
 
     Parameters
     ----------
@@ -71,42 +73,48 @@ def grain_scatter(label: NDArray[np.int32], axis: NDArray[np.float32]) -> GrainS
     rho = np.clip(product / max(float(power.sum()), 1e-30), 0.0, 0.95)
     per_sample = float(np.prod((1.0 + rho) / (1.0 - rho)))
     samples = np.maximum(counts / per_sample, 1.0)
-    return GrainScatter(mean, gradient, sigma, sigma / np.sqrt(samples), per_sample)
+    return GrainScatter(core, mean, gradient, sigma, sigma / np.sqrt(samples), per_sample)
 
 
 @numba.njit(cache=True, nogil=True)
-def _alone(label, z, y, x):  # type: ignore[no-untyped-def]
-    """Whether no voxel around is of another grain."""
+def _count_others(label, z, y, x):  # type: ignore[no-untyped-def]
+    """Number of the 26 voxels around that are of another grain."""
     own = label[z, y, x]
+    count = 0
     for k in range(max(z - 1, 0), min(z + 2, label.shape[0])):
         for j in range(max(y - 1, 0), min(y + 2, label.shape[1])):
             for i in range(max(x - 1, 0), min(x + 2, label.shape[2])):
                 other = label[k, j, i]
                 if other > 0 and other != own:
-                    return False
-    return True
+                    count += 1
+    return count
 
 
 @numba.njit(cache=True, nogil=True)
 def _cores(label, axis, n):  # type: ignore[no-untyped-def]
-    """Labels of the voxels whose axis is known and that are not beside another grain."""
+    """Labels of the voxels whose axis is known and which have the fewest of others around."""
+    others = np.zeros(label.shape, np.uint8)
+    histogram = np.zeros((n + 1, 27), np.int64)
     core = np.zeros(label.shape, np.int32)
-    left = np.zeros(n + 1, np.int64)
     for z in range(label.shape[0]):
         for y in range(label.shape[1]):
             for x in range(label.shape[2]):
-                own = label[z, y, x]
-                if own != 0 and _alone(label, z, y, x):
-                    core[z, y, x] = own
-                    left[own] += 1
-    for z in range(label.shape[0]):
-        for y in range(label.shape[1]):
-            for x in range(label.shape[2]):
-                own = label[z, y, x]
-                if left[own] < SMALLEST_CORE:
-                    core[z, y, x] = own
                 known = axis[0, z, y, x] != 0 or axis[1, z, y, x] != 0 or axis[2, z, y, x] != 0
-                core[z, y, x] *= known
+                if label[z, y, x] > 0 and known:
+                    core[z, y, x] = label[z, y, x]
+                    others[z, y, x] = _count_others(label, z, y, x)
+                    histogram[label[z, y, x], others[z, y, x]] += 1
+    most = np.zeros(n + 1, np.uint8)
+    for grain in range(n + 1):
+        total = histogram[grain, 0]
+        while total < LEAST_CORE and most[grain] < 26:
+            most[grain] += 1
+            total += histogram[grain, most[grain]]
+    for z in range(label.shape[0]):
+        for y in range(label.shape[1]):
+            for x in range(label.shape[2]):
+                if others[z, y, x] > most[core[z, y, x]]:
+                    core[z, y, x] = 0
     return core
 
 
