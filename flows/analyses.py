@@ -119,6 +119,7 @@ def read_grains(path: Path) -> GrainMap:
             boundaries=found["boundaries"],
             table={str(name): found[f"table_{name}"] for name in found["columns"]},
             pixel_size_m=float(found["pixel_size_m"]),
+            offset_m=tuple(found["offset_m"].tolist()),
         )
 
 

@@ -189,6 +189,7 @@ def grains(
         label=made.label,
         boundaries=made.boundaries,
         pixel_size_m=made.pixel_size_m,
+        offset_m=np.array(made.offset_m),
         columns=np.array(list(made.table), dtype=np.str_),
         **arrays,  # type: ignore[arg-type]
     )

@@ -197,9 +197,10 @@ class DensitySettings(StrictModel):
 class GrainSettings(StrictModel):
     """Grains by misorientation."""
 
-    method: Literal["region-merging", "connected"] = "region-merging"
+    method: Literal["region-merging", "connected", "mean-shift"] = "region-merging"
     """Regions merged by their mean axes, which noise and gradients hardly move; `connected` joins
-    neighbours pair by pair, as is usual for EBSD."""
+    neighbours pair by pair, as is usual for EBSD; `mean-shift` does so after smoothing the axes
+    within the threshold."""
 
     misorientation_deg: float = Field(default=10.0, gt=0.0, le=90.0)
     """Neighbours that differ by more are different grains [degree]."""

@@ -2,10 +2,15 @@
 
 The default is region merging. Every voxel starts as its own region; the pairs of neighbours are
 gone through from the most to the least similar, and two regions become one when their *mean* axes
-differ by less than the threshold. Means average the noise away and do not creep along a gradient,
-where joining neighbours pair by pair (`connected`) leaks through a single blurred voxel of a
-boundary. Then small regions go to the neighbour of nearest orientation, and boundary voxels are
-relaxed.
+differ by less than the threshold. Then small regions go to the neighbour of nearest orientation,
+boundary voxels are relaxed, and pairs near the threshold are decided by the means of the voxels
+away from the boundary.
+
+Why it is the default: means average the noise away and do not creep along a gradient. Growing
+regions pair by pair (`connected`, as is usual for EBSD) leaks through a single blurred voxel of
+a boundary, and mean shift of the axes (`mean-shift`), which smooths within a grain but not across
+a boundary, ends at the same weakness where finite resolution has turned the boundary into a ramp.
+The benchmark of the analyses measures all three on the same polycrystals.
 """
 
 from __future__ import annotations
@@ -37,6 +42,9 @@ SURE = 0.8
 """Share of the threshold up to which regions merge before their shapes are known: finite resolution
 draws the means of neighbours together by a degree or two."""
 
+SHIFTS = 30
+"""Most steps of mean shift: an orientation is then averaged over some five voxels to each side."""
+
 STEEPEST = 0.4
 """Largest step from voxel to voxel inside a grain, after smoothing, as a share of the threshold."""
 
@@ -51,6 +59,8 @@ def segment_grains(
 ) -> GrainMap:
     """Segment an axis field into grains and describe each.
 
+    Voxels whose axis is not finite belong to no grain.
+
     Parameters
     ----------
     axis : (3, z, y, x) float32 unit vectors, sign-free; or (6, z, y, x), a tensor whose principal
@@ -63,15 +73,15 @@ def segment_grains(
     Raises
     ------
     InputError
-        If the shapes differ, or the axis is not finite inside the mask.
+        If the shapes differ.
     """
     if axis.shape[1:] != mask.shape or axis.shape[0] not in (3, 6):
         raise InputError(
             f"expected an axis (3, z, y, x) or tensor (6, z, y, x) on the mask {mask.shape}, "
             f"found {axis.shape}"
         )
-    if not np.isfinite(axis[:, mask]).all():
-        raise InputError("expected a finite axis in every voxel of the mask, found NaN or infinity")
+    mask = mask & np.isfinite(axis).all(axis=0)
+    axis = np.where(mask, axis, np.float32(0.0))
     if axis.shape[0] == 6:
         vectors = np.zeros((3, *mask.shape), np.float32)
         vectors[:, mask] = principal_axis(axis[:, mask])
@@ -132,6 +142,9 @@ def segment_orientations(
     limit = math.radians(settings.misorientation_deg) / symmetry.angle_factor
     if settings.method == "connected":
         regions = _connected(vectors, edges, limit, symmetry)
+    elif settings.method == "mean-shift":
+        modes = _modes(vectors, lattice, limit, symmetry)
+        regions = _connected(modes, edges, SURE * limit, symmetry)
     else:
         regions = _merged(vectors, edges, mask, limit, symmetry)
         regions = _regrown(regions, vectors, lattice, edges, settings.min_voxels, symmetry)
@@ -204,6 +217,22 @@ def _connected(
     return _compact(merging.find_roots(merging.join_edges(close, len(vectors))))
 
 
+def _modes(
+    vectors: NDArray[np.float64], lattice: Lattice, limit: float, symmetry: Symmetry
+) -> NDArray[np.float64]:
+    """Orientations moved to the mean of those around that are within the limit, until they rest.
+
+    Comaniciu, Meer, IEEE Trans. Pattern Anal. Mach. Intell. 24, 603 (2002), doi
+    10.1109/34.1000236.
+    """
+    where = (lattice.grid, lattice.places, lattice.near)
+    for _ in range(SHIFTS):
+        vectors, least = merging.shift_means(vectors, *where, symmetry.operators, math.cos(limit))
+        if least > math.cos(0.01 * limit):
+            break
+    return vectors
+
+
 def _merged(
     vectors: NDArray[np.float64],
     edges: NDArray[np.int32],
@@ -255,17 +284,21 @@ def _means(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
     """Unit mean, sum and number of voxels of each region.
 
-    With a lattice, means and sums are of the voxels that touch no other region, as far as a region
-    has enough of them: finite resolution draws the others towards their neighbours.
+    With a lattice, means and sums are of the voxels that touch no other region, or of those that
+    touch others least where there are too few: finite resolution draws the axes at a boundary
+    towards each other.
     """
     n = int(regions.max()) + 1
     counts = np.bincount(regions, minlength=n)
     if lattice is None:
         sums = merging.region_sums(vectors, regions, n, symmetry.operators)[0]
     else:
-        inner = merging.interior(regions, lattice.grid, lattice.places, lattice.near)
-        enough = np.bincount(regions, weights=inner, minlength=n) >= LEAST_INTERIOR
-        used = np.flatnonzero(inner | ~enough[regions])
+        others = merging.count_others(regions, lattice.grid, lattice.places, lattice.near)
+        width = len(lattice.near) + 1
+        histogram = np.bincount(regions * width + others, minlength=n * width).reshape(n, width)
+        most = np.argmax(np.cumsum(histogram, axis=1) >= LEAST_INTERIOR, axis=1)
+        most[counts < LEAST_INTERIOR] = width
+        used = np.flatnonzero(others <= most[regions])
         sums = merging.region_sums(vectors[used], regions[used], n, symmetry.operators)[0]
     length = np.linalg.norm(sums, axis=1, keepdims=True)
     return sums / np.maximum(length, 1e-12), sums, counts
@@ -358,7 +391,7 @@ def _regrown(
     Finite resolution turns a boundary into a sheet of intermediate orientation. A sheet of two
     voxels has no voxel whose neighbours all belong to it; in a ball of 33 voxels a fifth has.
     """
-    core = merging.interior(regions, lattice.grid, lattice.places, lattice.faces)
+    core = merging.count_others(regions, lattice.grid, lattice.places, lattice.faces) == 0
     counts = np.bincount(regions)
     solid = (counts >= min_voxels) & (np.bincount(regions, weights=core) >= MIN_CORE * counts)
     if not solid.any():

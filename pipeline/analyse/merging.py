@@ -181,16 +181,52 @@ def region_sums(vectors, labels, n, operators):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def interior(labels, grid, places, offsets):  # type: ignore[no-untyped-def]
-    """Which nodes have no neighbour of another label, (n,) bool; outside is no label."""
-    inside = np.ones(labels.shape[0], np.bool_)
+def count_others(labels, grid, places, offsets):  # type: ignore[no-untyped-def]
+    """Number of neighbours of another label for each node, (n,) uint8; outside is no label."""
+    others = np.zeros(labels.shape[0], np.uint8)
     for i in range(labels.shape[0]):
         for a in range(offsets.shape[0]):
             j = grid[places[i] + offsets[a]]
             if j >= 0 and labels[j] != labels[i]:
-                inside[i] = False
-                break
-    return inside
+                others[i] += 1
+    return others
+
+
+@numba.njit(cache=True)
+def shift_means(vectors, grid, places, offsets, operators, cosine):  # type: ignore[no-untyped-def]
+    """One step of mean shift: each node moves to the mean of what around it is near to it.
+
+    Parameters
+    ----------
+    vectors : (n, d) float64.
+    grid, places, offsets, operators : as in `relax`.
+    cosine : of the largest angle between vectors that are near.
+
+    Returns
+    -------
+    (n, d) float64 unit vectors, and the smallest cosine of a step.
+    """
+    n, d = vectors.shape
+    moved = np.empty((n, d))
+    scratch = np.empty(d)
+    least = 1.0
+    for i in range(n):
+        for c in range(d):
+            moved[i, c] = vectors[i, c]
+        for a in range(offsets.shape[0]):
+            j = grid[places[i] + offsets[a]]
+            if j >= 0 and _best(vectors[i], vectors[j], operators, scratch) > cosine:
+                for c in range(d):
+                    moved[i, c] += scratch[c]
+        length, along = 0.0, 0.0
+        for c in range(d):
+            length += moved[i, c] ** 2
+            along += moved[i, c] * vectors[i, c]
+        length = np.sqrt(length)
+        least = min(least, along / length)
+        for c in range(d):
+            moved[i, c] /= length
+    return moved, least
 
 
 @numba.njit(cache=True)
