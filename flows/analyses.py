@@ -21,11 +21,15 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.analyse.boundaries import find_boundaries
+from pipeline.analyse.boundary_product import as_product
+from pipeline.analyse.grain_statistics import grain_statistics
 from pipeline.analyse.materials import material_statistics
 from pipeline.io.product import Product as AnalysisProduct
 from pipeline.io.product_files import load_product, save_product
 from pipeline.io.products import DensityMap, GrainMap
 from schemas.beamtime import Material, Product
+from schemas.recipe import BoundarySettings
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,24 @@ def materials(out: Path, density_file: Path, pixel_size_m: float) -> None:
     save_product(out, material_statistics(read_density(density_file), pixel_size_m).as_product())
 
 
+def grain_numbers(out: Path, grains_file: Path) -> None:
+    """Sizes, shapes and neighbours of the grains, and what goes with their density."""
+    save_product(out, grain_statistics(read_grains(grains_file)).as_product())
+
+
+def boundaries(
+    out: Path, fields: Path, assessment: Path, grains_file: Path, settings: BoundarySettings
+) -> None:
+    """Boundaries between grains: mesh, misorientation, normal and kind."""
+    with np.load(fields) as whole, np.load(assessment) as assessed:
+        axis = np.where(assessed["mask"], whole["axis"], np.float32(0.0))
+    save_product(out, as_product(find_boundaries(read_grains(grains_file), axis, settings)))
+
+
 ANALYSES: Mapping[str, Analysis] = {
     "materials": Analysis(materials, "density"),
+    "grain_statistics": Analysis(grain_numbers, "grains"),
+    "boundaries": Analysis(boundaries, "grains", settings="boundaries"),
 }
 """By name of the product, in the order in which the report shows them."""
 

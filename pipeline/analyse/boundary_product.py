@@ -83,9 +83,9 @@ def _surface(found: GrainBoundaries) -> Surface:
         return np.asarray(found.table[name])[found.boundary]
 
     data: dict[str, NDArray[Any]] = {
+        "misorientation_deg": of_boundary("misorientation_deg").astype(np.float32),
         "first_grain": of_boundary("first_grain"),
         "second_grain": of_boundary("second_grain"),
-        "misorientation_deg": of_boundary("misorientation_deg").astype(np.float32),
         "tilt_twist_deg": found.tilt_twist_deg.astype(np.float32),
         "kind": found.kind,
         "normal": found.normals.astype(np.float32),
