@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.special import erf
 
 from pipeline.analyse.axes import downsample_axis, principal_axis
-from pipeline.analyse.boundary_mesh import SIGMA, LabelMesh, mesh_labels
+from pipeline.analyse.boundary_mesh import SIGMA, LabelMesh, mesh_labels, pairs_of
 from pipeline.analyse.grain_scatter import grain_scatter
 from pipeline.analyse.misorientation import (
     KINDS,
@@ -130,16 +130,13 @@ def find_boundaries(
     """
     label = grains.label
     axis = _on_grid(axis, label)
-    mesh = mesh_labels(label)
-    mesh = mesh.only(mesh.sides[:, 0] > 0)
-    pairs, boundary = np.unique(mesh.sides, axis=0, return_inverse=True)
-    boundary = boundary.reshape(-1)
+    mesh = mesh_labels(label, outside=False)
+    pairs, boundary = pairs_of(mesh)
     area = np.bincount(boundary, weights=mesh.areas, minlength=len(pairs))
     large = area >= settings.min_area_voxels
     if not large.all():
         mesh = mesh.only(large[boundary])
-        pairs, boundary = np.unique(mesh.sides, axis=0, return_inverse=True)
-        boundary = boundary.reshape(-1)
+        pairs, boundary = pairs_of(mesh)
     if len(pairs) == 0:
         return _empty(_why_empty(label, int(np.sum(~large))))
     sides = axes_beside(label, axis, mesh, boundary, pairs)

@@ -15,6 +15,7 @@ Source: Gibson, Proc. MICCAI 1998, 888, doi 10.1007/BFb0056277 (nets of surfaces
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numba
@@ -26,6 +27,9 @@ SIGMA = 1.3
 
 REACH = 4
 """Voxels to either side of a vertex that are looked at."""
+
+CHUNK = 1 << 16
+"""Vertices that one thread places at a time."""
 
 FARTHEST = 0.87
 """A vertex stays within the cube of voxels around it [voxel]: half of its diagonal."""
@@ -52,22 +56,39 @@ class LabelMesh:
 
     def only(self, chosen: NDArray[np.bool_]) -> LabelMesh:
         """Some of the triangles, with the points that they need."""
-        used, triangles = np.unique(self.triangles[chosen], return_inverse=True)
+        used = np.zeros(len(self.points), bool)
+        used[self.triangles[chosen]] = True
+        number = np.cumsum(used) - 1
         return LabelMesh(
             points=self.points[used],
-            triangles=triangles.reshape(-1, 3).astype(np.int64),
+            triangles=number[self.triangles[chosen]],
             sides=self.sides[chosen],
             normals=self.normals[chosen],
             areas=self.areas[chosen],
         )
 
 
-def mesh_labels(label: NDArray[np.int32]) -> LabelMesh:
+def pairs_of(mesh: LabelMesh) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Pairs of labels that have faces between them, (k, 2) in order, and the pair of each face."""
+    n = int(mesh.sides.max(initial=0)) + 1
+    code = mesh.sides[:, 0].astype(np.int64) * n + mesh.sides[:, 1]
+    if n * n > len(code):
+        found, which = np.unique(code, return_inverse=True)
+    else:
+        found = np.flatnonzero(np.bincount(code, minlength=n * n))
+        number = np.zeros(n * n, np.int64)
+        number[found] = np.arange(len(found))
+        which = number[code]
+    return np.stack([found // n, found % n], axis=1).astype(np.int32), which.reshape(-1)
+
+
+def mesh_labels(label: NDArray[np.int32], *, outside: bool = True) -> LabelMesh:
     """Mesh all faces between different labels, and between labels and the outside.
 
     Parameters
     ----------
     label : (z, y, x) int32; 0 is outside, and so is everything beyond the volume.
+    outside : False leaves out the faces towards the outside.
 
     Returns
     -------
@@ -76,17 +97,25 @@ def mesh_labels(label: NDArray[np.int32]) -> LabelMesh:
     label = np.ascontiguousarray(label, np.int32)
     shape = tuple(n + 1 for n in label.shape)
     corner = np.zeros(shape, np.int32)
-    n_quads = int(_count_quads(label, corner))
+    n_quads = int(_count_quads(label, outside, corner))
     n_points = int(_number_corners(corner))
     quads = np.empty((n_quads, 4), np.int32)
     sides = np.empty((n_quads, 2), np.int32)
-    _fill_quads(label, corner, quads, sides)
+    _fill_quads(label, outside, corner, quads, sides)
     places = np.argwhere(corner >= 0).astype(np.int32)
     del corner
     moves = np.zeros((n_points, 3))
     normals = np.zeros((n_points, 3))
     weights, everything = _weights()
-    _place(label, places, weights, everything, moves, normals)
+    # Every vertex is placed by itself, so that the number of threads does not matter.
+    parts = [slice(start, start + CHUNK) for start in range(0, n_points, CHUNK)]
+    with ThreadPoolExecutor(numba.get_num_threads()) as pool:
+        work = [
+            pool.submit(_place, label, places[k], weights, everything, moves[k], normals[k])
+            for k in parts
+        ]
+        for part in work:
+            part.result()
     zyx = places - 0.5 + moves - np.array(label.shape) // 2
     return _triangulated(np.ascontiguousarray(zyx[:, ::-1]), normals[:, ::-1], quads, sides)
 
@@ -135,26 +164,26 @@ def _at(label, z, y, x):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _count_quads(label, corner):  # type: ignore[no-untyped-def]
-    """Number of faces; marks their corners with 1."""
+def _count_quads(label, outside, corner):  # type: ignore[no-untyped-def]
+    """Number of faces, those towards the outside only if asked for; marks their corners with 1."""
     nz, ny, nx = label.shape
     count = 0
     for z in range(nz + 1):
         for y in range(ny + 1):
             for x in range(nx + 1):
                 here = _at(label, z, y, x)
-                if _at(label, z - 1, y, x) != here:
+                if here == 0 and not outside:
+                    continue
+                for axis in range(3):
+                    before = _at(label, z - (axis == 0), y - (axis == 1), x - (axis == 2))
+                    if before == here or (before == 0 and not outside):
+                        continue
                     count += 1
-                    corner[z, y, x] = corner[z, y + 1, x] = 1
-                    corner[z, y, x + 1] = corner[z, y + 1, x + 1] = 1
-                if _at(label, z, y - 1, x) != here:
-                    count += 1
-                    corner[z, y, x] = corner[z + 1, y, x] = 1
-                    corner[z, y, x + 1] = corner[z + 1, y, x + 1] = 1
-                if _at(label, z, y, x - 1) != here:
-                    count += 1
-                    corner[z, y, x] = corner[z + 1, y, x] = 1
-                    corner[z, y + 1, x] = corner[z + 1, y + 1, x] = 1
+                    u, v = axis != 0, axis != 2
+                    corner[z, y, x] = 1
+                    corner[z + u, y + (axis == 0), x] = 1
+                    corner[z, y + (axis == 2), x + v] = 1
+                    corner[z + u, y + (axis != 1), x + v] = 1
     return count
 
 
@@ -173,7 +202,7 @@ def _number_corners(corner):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _fill_quads(label, corner, quads, sides):  # type: ignore[no-untyped-def]
+def _fill_quads(label, outside, corner, quads, sides):  # type: ignore[no-untyped-def]
     """Corners of each face, such that its normal goes from the smaller label to the larger."""
     nz, ny, nx = label.shape
     count = 0
@@ -184,7 +213,7 @@ def _fill_quads(label, corner, quads, sides):  # type: ignore[no-untyped-def]
                 for axis in range(3):
                     dz, dy, dx = axis == 0, axis == 1, axis == 2
                     before = _at(label, z - dz, y - dy, x - dx)
-                    if before == here:
+                    if before == here or (not outside and (before == 0 or here == 0)):
                         continue
                     # The two other axes, in cyclic order of x, y, z: right-handed.
                     if axis == 0:

@@ -76,7 +76,7 @@ def grain_statistics(grains: GrainMap) -> GrainStatistics:
     ----------
     grains : of `pipeline.analyse.grains.segment_grains`.
     """
-    pairs, area = contacts(mesh_labels(grains.label))
+    pairs, area = contacts(mesh_labels(grains.label, outside=False))
     found = {}
     if "electron_density" in grains.table and len(grains.table["label"]) >= FEWEST:
         for name, column in COMPARED.items():

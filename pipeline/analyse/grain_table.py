@@ -9,7 +9,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.analyse.boundary_mesh import LabelMesh, mesh_labels
+from pipeline.analyse.boundary_mesh import LabelMesh, mesh_labels, pairs_of
 from pipeline.analyse.grain_scatter import grain_scatter
 from pipeline.tomography.contrast import TENSOR_COMPONENTS
 
@@ -87,10 +87,10 @@ def sphericity_36pi(
 
 def contacts(mesh: LabelMesh) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
     """Pairs of grains that touch, (k, 2) int32, and the areas of contact, (k,) [voxel²]."""
-    inner = mesh.sides[:, 0] > 0
-    pairs, which = np.unique(mesh.sides[inner], axis=0, return_inverse=True)
-    areas = np.bincount(which.reshape(-1), weights=mesh.areas[inner], minlength=len(pairs))
-    return pairs, areas.astype(np.float64)
+    pairs, which = pairs_of(mesh)
+    areas = np.bincount(which, weights=mesh.areas, minlength=len(pairs)).astype(np.float64)
+    inner = pairs[:, 0] > 0
+    return pairs[inner], areas[inner]
 
 
 def grain_table(
