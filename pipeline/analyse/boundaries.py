@@ -5,7 +5,8 @@ either side: the mean axis of each grain, moved towards the mean near the bounda
 two differ by more than noise, because the axis may turn slowly inside a grain. Its normal is that
 of each face, smoothed by a fit over the whole boundary (a linear function of the position, which
 is exact for planes, spheres and cylinders). Every uncertainty is measured from the scatter of the
-data themselves: of the axes inside the grains, of the normals about their fit.
+data themselves: of the axes inside the grains, of the normals about their fit. An error that a
+whole grain shares does not show in them.
 """
 
 from __future__ import annotations

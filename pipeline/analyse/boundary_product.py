@@ -62,6 +62,10 @@ def _caveats(found: GrainBoundaries) -> tuple[str, ...]:
         "An axis has no sign, so misorientations end at 90 degrees; turns of a crystal about its "
         "own axis are not seen."
     ]
+    notes.append(
+        "Uncertainties come from the scatter of axes inside grains and of normals inside "
+        "boundaries; an error that a whole grain shares is not in them."
+    )
     parallel = ~np.isfinite(found.table["rotation_axis"]).all(axis=1)
     if parallel.any():
         notes.append(

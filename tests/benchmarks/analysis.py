@@ -395,7 +395,8 @@ def speed_rows() -> Iterator[Row]:
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     used = time.process_time() - used
-    detail = f"{used:.0f} s of one core; {found.n_boundaries} boundaries, {len(found.triangles)} triangles"
+    detail = f"{used:.0f} s of one core; {found.n_boundaries} boundaries, "
+    detail += f"{len(found.triangles)} triangles"
     yield Row("boundaries and table, 330x330x540", seconds, 90, 45, "s", detail)
     yield Row("peak memory of the process", peak, 8.0, 6.0, "GiB")
 

@@ -66,6 +66,31 @@ def test_kind_normal_and_misorientation_of_a_planted_boundary(kind, theta_deg):
     assert found.normals @ normal == pytest.approx(np.ones(len(found.normals)), abs=1e-3)
 
 
+def test_curved_boundary_is_classed_by_its_many_normals():
+    """A cylinder around the rotation axis is a tilt all around, though its mean normal is none."""
+    _, y, x = np.indices((24, 36, 36)) - np.array([12, 18, 18])[:, None, None, None]
+    label = np.where(x**2 + y**2 < 12.0**2, 2, 1)
+    half = math.radians(20)
+    axes = np.array([[math.cos(half), s * math.sin(half), 0.0] for s in (-1, 1)])
+    found = find_boundaries(_grains(label), _field(label, axes, noise_deg=2.0), BoundarySettings())
+    table = found.table
+    assert table["kind"].tolist() == ["tilt"]
+    assert table["normal_spread_deg"][0] > 30
+    assert found.tilt_twist_deg.min() > 80
+    centre = found.points_m[found.triangles].mean(axis=1)
+    radial = centre * [1, 1, 0] / np.linalg.norm(centre[:, :2], axis=1, keepdims=True)
+    inner = abs(centre[:, 2]) < 8 * PIXEL
+    cosine = np.abs(np.sum(radial * found.normals, axis=1))[inner]
+    assert np.degrees(np.arccos(np.minimum(cosine, 1.0))).max() < 3.0
+    # Twist elsewhere: the same cylinder around an axis in its cross-section.
+    turned = axes[:, [2, 0, 1]]
+    other = find_boundaries(
+        _grains(label), _field(label, turned, noise_deg=2.0), BoundarySettings()
+    )
+    assert other.tilt_twist_deg.max() > 85
+    assert other.tilt_twist_deg.min() < 5
+
+
 def test_area_and_place_in_metres():
     label = np.zeros((24, 26, 28), np.int32)
     label[4:20, 3:23, 4:14], label[4:20, 3:23, 14:24] = 1, 2
