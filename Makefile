@@ -2,7 +2,7 @@
 #
 #   make demo    simulate a beamtime, process it, score it against the known truth
 #   make test    formatting, lint, types, and the whole test suite
-#   make bench   the figures of alignment and preprocessing; BENCH=tiny|demo|paper
+#   make bench   the figures of alignment, preprocessing, grains and boundaries; BENCH=tiny|demo|paper
 #   make lock    write constraints.txt anew from the newest versions that pyproject.toml allows
 #   make clean   remove the demo and the environment
 
@@ -47,6 +47,7 @@ test: lint
 bench: $(VENV)/.dev
 	@$(BIN)/python tests/benchmarks/preprocessing.py --size $(if $(filter paper,$(BENCH)),paper,tiny)
 	@$(BIN)/python tests/benchmarks/alignment.py --size $(BENCH)
+	@$(BIN)/python tests/benchmarks/analysis.py --size $(BENCH)
 
 lock:
 	@rm -rf build/lock
