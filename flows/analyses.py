@@ -21,7 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from flows import measures
+from flows import measures, topology
+from pipeline.analyse.boundaries import find_boundaries
+from pipeline.analyse.boundary_product import as_product
+from pipeline.analyse.grain_statistics import grain_statistics
 from pipeline.analyse.materials import material_statistics
 from pipeline.io.product import Product as AnalysisProduct
 from pipeline.io.product_files import load_product, save_product
@@ -30,6 +33,7 @@ from schemas.beamtime import Material, Product
 from schemas.chemistry import Chemistry
 from schemas.energy import Energy
 from schemas.exposure import Exposure
+from schemas.recipe import BoundarySettings
 from schemas.series import Series
 
 
@@ -120,12 +124,32 @@ def materials(out: Path, density_file: Path, pixel_size_m: float) -> None:
     save_product(out, material_statistics(read_density(density_file), pixel_size_m).as_product())
 
 
+def grain_numbers(out: Path, grains_file: Path) -> None:
+    """Sizes, shapes and neighbours of the grains, and what goes with their density."""
+    save_product(out, grain_statistics(read_grains(grains_file)).as_product())
+
+
+def boundaries(
+    out: Path, fields: Path, assessment: Path, grains_file: Path, settings: BoundarySettings
+) -> None:
+    """Boundaries between grains: mesh, misorientation, normal and kind."""
+    with np.load(fields) as whole, np.load(assessment) as assessed:
+        axis = np.where(assessed["mask"], whole["axis"], np.float32(0.0))
+    save_product(out, as_product(find_boundaries(read_grains(grains_file), axis, settings)))
+
+
 ANALYSES: Mapping[str, Analysis] = {
     "materials": Analysis(materials, "density"),
     "density_components": Analysis(measures.density_components, "density", settings="density"),
     "sensitivity": Analysis(measures.sensitivity, "orientation"),
     "chemistry": Analysis(measures.chemical_map, "chemistry", settings="chemistry"),
     "dose": Analysis(measures.dose, "dose"),
+    "grain_statistics": Analysis(grain_numbers, "grains"),
+    "boundaries": Analysis(boundaries, "grains", settings="boundaries"),
+    "defects_plane": Analysis(topology.planar_defects, "orientation", settings="defects"),
+    "disclinations": Analysis(topology.disclinations, "orientation", settings="defects"),
+    "hedgehogs": Analysis(topology.point_defects, "magnetisation", settings="defects"),
+    "edges": Analysis(topology.edges, "density", settings="edges"),
 }
 """By name of the product, in the order in which the report shows them."""
 
@@ -154,6 +178,7 @@ def read_grains(path: Path) -> GrainMap:
             boundaries=found["boundaries"],
             table={str(name): found[f"table_{name}"] for name in found["columns"]},
             pixel_size_m=float(found["pixel_size_m"]),
+            offset_m=tuple(found["offset_m"].tolist()),
         )
 
 

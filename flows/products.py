@@ -26,7 +26,12 @@ from pipeline.analyse.density import (
 from pipeline.analyse.density_budget import density_budget
 from pipeline.analyse.density_components import fit_components
 from pipeline.analyse.grains import segment_grains
-from pipeline.analyse.resolution import fourier_shell_correlation, interior_mask, soft_mask
+from pipeline.analyse.resolution import (
+    fourier_shell_correlation,
+    interior_mask,
+    soft_mask,
+    tensor_curves,
+)
 from pipeline.analyse.summary import summarise
 from pipeline.analyse.uncertainty import half_set_noise, orientation_uncertainty
 from pipeline.constants import density_per_radian
@@ -197,6 +202,7 @@ def grains(
         label=made.label,
         boundaries=made.boundaries,
         pixel_size_m=made.pixel_size_m,
+        offset_m=np.array(made.offset_m),
         columns=np.array(list(made.table), dtype=np.str_),
         **arrays,  # type: ignore[arg-type]
     )
@@ -357,7 +363,7 @@ def _resolution(
     tensors: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
     pixel: float,
 ) -> dict[str, ResolutionCurve]:
-    """Curves of the density, and of the components of the tensor that are axes."""
+    """Curves of the density, of the components of the tensor that are axes, and of all six."""
     curves = {}
     if parts.density is not None:
         with np.load(parts.density / "halves.npz") as halves:
@@ -365,11 +371,8 @@ def _resolution(
                 halves["first"], halves["second"], pixel, soft_mask(support)
             )
     if tensors is not None:
-        mask = interior_mask(support)
-        for index, name in enumerate(("xx", "yy", "zz")):
-            curves[f"orientation_{name}"] = fourier_shell_correlation(
-                tensors[0][index], tensors[1][index], pixel, mask
-            )
+        found = tensor_curves(*tensors, pixel, interior_mask(support))
+        curves |= {f"orientation_{name}": curve for name, curve in found.items()}
     return curves
 
 

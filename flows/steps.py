@@ -114,6 +114,7 @@ def code_version(leave_out: tuple[str, ...] = ()) -> str:
         "analyses.py",
         "measures.py",
         "robustness.py",
+        "topology.py",
         "steps.py",
     )
     files += [root / "flows" / name for name in names]

@@ -215,9 +215,10 @@ class DensitySettings(StrictModel):
 class GrainSettings(StrictModel):
     """Grains by misorientation."""
 
-    method: Literal["region-merging", "connected"] = "region-merging"
+    method: Literal["region-merging", "connected", "mean-shift"] = "region-merging"
     """Regions merged by their mean axes, which noise and gradients hardly move; `connected` joins
-    neighbours pair by pair, as is usual for EBSD."""
+    neighbours pair by pair, as is usual for EBSD; `mean-shift` does so after smoothing the axes
+    within the threshold."""
 
     misorientation_deg: float = Field(default=10.0, gt=0.0, le=90.0)
     """Neighbours that differ by more are different grains [degree]."""
@@ -336,6 +337,26 @@ class ChemistrySettings(StrictModel):
         return self
 
 
+class BoundarySettings(StrictModel):
+    """Kinds of grain boundary."""
+
+    special_width_deg: float = Field(default=2.0, gt=0.0, le=20.0)
+    """Standard deviation by which a real twist, tilt or twin may be off its exact geometry
+    [degree]: small, because the uncertainty that tomography leaves is added to it."""
+
+    confidence: float = Field(default=0.7, ge=0.5, lt=1.0)
+    """Probability from which a boundary is called by its kind: more than twice as likely as all
+    other kinds together; below, it is undetermined."""
+
+    high_angle_deg: float = Field(default=15.0, gt=0.0, lt=90.0)
+    """Boundaries of more are called high-angle [degree]: the usual limit, above which a boundary is
+    no longer a row of dislocations."""
+
+    min_area_voxels: float = Field(default=1.0, ge=0.0)
+    """Smaller contacts between two grains are left out [face of a voxel]: they come and go with
+    single voxels; larger ones are listed, since distributions weigh them by their area anyway."""
+
+
 class Recipe(StrictModel):
     """Settings of a run. An empty recipe is a good recipe."""
 
@@ -356,4 +377,5 @@ class Recipe(StrictModel):
     defects: DefectSettings = DefectSettings()
     edges: EdgeSettings = EdgeSettings()
     chemistry: ChemistrySettings = ChemistrySettings()
+    boundaries: BoundarySettings = BoundarySettings()
     cluster: Cluster = Cluster()

@@ -181,7 +181,56 @@ def region_sums(vectors, labels, n, operators):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def grow(labels, vectors, means, neighbours, operators):  # type: ignore[no-untyped-def]
+def count_others(labels, grid, places, offsets):  # type: ignore[no-untyped-def]
+    """Number of neighbours of another label for each node, (n,) uint8; outside is no label."""
+    others = np.zeros(labels.shape[0], np.uint8)
+    for i in range(labels.shape[0]):
+        for a in range(offsets.shape[0]):
+            j = grid[places[i] + offsets[a]]
+            if j >= 0 and labels[j] != labels[i]:
+                others[i] += 1
+    return others
+
+
+@numba.njit(cache=True)
+def shift_means(vectors, grid, places, offsets, operators, cosine):  # type: ignore[no-untyped-def]
+    """One step of mean shift: each node moves to the mean of what around it is near to it.
+
+    Parameters
+    ----------
+    vectors : (n, d) float64.
+    grid, places, offsets, operators : as in `relax`.
+    cosine : of the largest angle between vectors that are near.
+
+    Returns
+    -------
+    (n, d) float64 unit vectors, and the smallest cosine of a step.
+    """
+    n, d = vectors.shape
+    moved = np.empty((n, d))
+    scratch = np.empty(d)
+    least = 1.0
+    for i in range(n):
+        for c in range(d):
+            moved[i, c] = vectors[i, c]
+        for a in range(offsets.shape[0]):
+            j = grid[places[i] + offsets[a]]
+            if j >= 0 and _best(vectors[i], vectors[j], operators, scratch) > cosine:
+                for c in range(d):
+                    moved[i, c] += scratch[c]
+        length, along = 0.0, 0.0
+        for c in range(d):
+            length += moved[i, c] ** 2
+            along += moved[i, c] * vectors[i, c]
+        length = np.sqrt(length)
+        least = min(least, along / length)
+        for c in range(d):
+            moved[i, c] /= length
+    return moved, least
+
+
+@numba.njit(cache=True)
+def grow(labels, vectors, means, grid, places, offsets, operators):  # type: ignore[no-untyped-def]
     """Give unlabelled nodes (-1) the label of a neighbour, layer by layer.
 
     Of the labels around it, each node takes the one whose mean is nearest to its orientation.
@@ -189,7 +238,7 @@ def grow(labels, vectors, means, neighbours, operators):  # type: ignore[no-unty
     Parameters
     ----------
     labels : (n,) int, changed in place; nodes that no label reaches stay -1.
-    vectors, means, neighbours, operators : as in `relax`.
+    vectors, means, grid, places, offsets, operators : as in `relax`.
     """
     n = labels.shape[0]
     chosen = np.empty(n, np.int64)
@@ -200,8 +249,8 @@ def grow(labels, vectors, means, neighbours, operators):  # type: ignore[no-unty
         for index in range(front.shape[0]):
             i = front[index]
             best, which = -2.0, -1
-            for a in range(neighbours.shape[1]):
-                j = neighbours[i, a]
+            for a in range(offsets.shape[0]):
+                j = grid[places[i] + offsets[a]]
                 if j < 0 or labels[j] < 0:
                     continue
                 dot = _best(means[labels[j]], vectors[i], operators, scratch)
@@ -217,7 +266,7 @@ def grow(labels, vectors, means, neighbours, operators):  # type: ignore[no-unty
 
 
 @numba.njit(cache=True)
-def relax(labels, vectors, means, neighbours, operators, energy_per_rad2, pull):  # type: ignore[no-untyped-def]
+def relax(labels, vectors, means, grid, places, offsets, operators, energy_per_rad2, pull):  # type: ignore[no-untyped-def]
     """One sweep of iterated conditional modes: each node takes the best label of its neighbours.
 
     The energy is `energy_per_rad2` times the squared angle to the region's mean, less `pull` for
@@ -228,7 +277,9 @@ def relax(labels, vectors, means, neighbours, operators, energy_per_rad2, pull):
     labels : (n,) int, changed in place.
     vectors : (n, d) float64.
     means : (n_regions, d) float64 unit vectors.
-    neighbours : (n, q) int, indices of nodes, -1 where there is none.
+    grid : flat volume of node indices, -1 where there is none, padded by one voxel.
+    places : (n,) int, where each node is in it.
+    offsets : (q,) int, from a place to its neighbours.
     operators : (k, d, d) float64.
 
     Returns
@@ -241,22 +292,22 @@ def relax(labels, vectors, means, neighbours, operators, energy_per_rad2, pull):
         own = labels[i]
         best_label, best_energy = own, 1e300
         uniform = True
-        for a in range(neighbours.shape[1]):
-            j = neighbours[i, a]
+        for a in range(offsets.shape[0]):
+            j = grid[places[i] + offsets[a]]
             if j >= 0 and labels[j] != own:
                 uniform = False
                 break
         if uniform:
             continue
-        for a in range(-1, neighbours.shape[1]):
-            if a >= 0 and neighbours[i, a] < 0:
+        for a in range(-1, offsets.shape[0]):
+            j = i if a < 0 else grid[places[i] + offsets[a]]
+            if j < 0 or (a >= 0 and labels[j] == best_label):
                 continue
-            label = own if a < 0 else labels[neighbours[i, a]]
-            if a >= 0 and label == best_label:
-                continue
+            label = labels[j]
             same = 0
-            for b in range(neighbours.shape[1]):
-                if neighbours[i, b] >= 0 and labels[neighbours[i, b]] == label:
+            for b in range(offsets.shape[0]):
+                k = grid[places[i] + offsets[b]]
+                if k >= 0 and labels[k] == label:
                     same += 1
             dot = min(_best(means[label], vectors[i], operators, scratch), 1.0)
             energy = energy_per_rad2 * np.arccos(dot) ** 2 - pull * same

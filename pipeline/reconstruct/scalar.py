@@ -221,7 +221,7 @@ def _completed(
     rows = slice(max(0, incomplete[0] - _MARGIN_ROWS), incomplete[-1] + 1 + _MARGIN_ROWS)
     seen = valid[:, rows]
     unknown = [None if frame.all() else ~frame for frame in seen]
-    _, model = explain(Tomograph(angles), sign * known[:, rows], unknown)
+    model = explain(Tomograph(angles), sign * known[:, rows], unknown).model
     known[:, rows] = np.where(seen, known[:, rows], sign * model)
     return known
 
