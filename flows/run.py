@@ -127,6 +127,12 @@ class Layout:
                 found.setdefault(group.members[0].energy.known_ev, []).append(group)
         return dict(sorted(found.items()))
 
+    def other_energy(self, group: Group) -> bool:
+        """Whether a group shows the reference's mounting at another energy, for chemistry."""
+        first, other = (self.reference or group).members[0], group.members[0]
+        compared = {item.name for groups in self.energy_groups().values() for item in groups}
+        return group.name in compared and first.tilt.name == other.tilt.name
+
     def file(self, name: str | None) -> Path | None:
         """A file beside the beamtime file."""
         return None if name is None else self.folder / name

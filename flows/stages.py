@@ -24,6 +24,7 @@ from pipeline.align.assemble import (
     scalar_channel,
 )
 from pipeline.align.consistency import align_series
+from pipeline.align.outline import saturated
 from pipeline.align.pairs import average_pair, register_pair
 from pipeline.align.register import register_volumes
 from pipeline.errors import InputError
@@ -295,15 +296,20 @@ def register(
     moving: Path,
     nominal: Sequence[Sequence[float]],
     settings: RegisterSettings,
+    other_energy: bool = False,
     progress: ProgressCallback = silent,
 ) -> None:
     """Rigid motion of one mounting's tomogram against the reference mounting's.
 
+    Of the same mounting at another energy only the outlines agree, and nothing has turned.
+
     Writes `motion.npz`: `rotation`, `shift`, `correlation`.
     """
-    found = register_volumes(
-        np.load(reference), np.load(moving), np.asarray(nominal), settings, progress
-    )
+    fixed, moved = np.load(reference), np.load(moving)
+    if other_energy:
+        fixed, moved = saturated(fixed), saturated(moved)
+        settings = settings.model_copy(update={"refine_rotation": False})
+    found = register_volumes(fixed, moved, np.asarray(nominal), settings, progress)
     np.savez(
         out / "motion.npz",
         rotation=found.rotation,

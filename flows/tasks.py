@@ -60,6 +60,7 @@ def register(run: Run, group: Group, reference: StepResult, aligned: StepResult)
         "moving": aligned.path("volume.npy"),
         "nominal": nominal.tolist(),
         "settings": run.recipe.register_tilts,
+        "other_energy": run.layout.other_energy(group),
     }
     return run.step(f"register-{group.name}", stages.register, arguments, log=get_run_logger().info)
 

@@ -61,9 +61,9 @@ def test_raw_projections_to_composition(
     assert done.returncode == 0, done.stderr
     done = cli("score", out, "--truth", particles.parent / "truth.h5", "--json")
     score = {name: item["value"] for name, item in json.loads(done.stdout).items()}
-    # 0.064 and 0.016: 32 angles, photon noise, and particles a few voxels thick, whose blurred
-    # faces make the rms.
-    assert score["composition_error_rms"] < 0.09
+    # 0.024 and 0.013: 32 angles, photon noise, particles a few voxels thick; 0.064 where energies
+    # are registered as if their contrast were the same.
+    assert score["composition_error_rms"] < 0.05
     assert score["composition_error_median"] < 0.03
     assert abs(score["composition_bias"]) < 0.02
     assert score["particles_matched"] >= 0.8 * score["particles_true"]
