@@ -352,6 +352,9 @@ class _Series:
 
     def _drop_strangers(self, binning: int) -> bool:
         """Leave out frames unlike what all others say they should show; look elsewhere first."""
+        if self.borders[:, [LOW_X, HIGH_X]].any():
+            # The volume that few frames see whole shows the others badly.
+            return False
         canvas = self._canvas(binning)
         moved, seen, unknown = self._placed(canvas, binning)
         model = explain(self.tomograph, moved, unknown).model
