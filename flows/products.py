@@ -387,6 +387,11 @@ def _alignments(parts: Parts) -> dict[str, SeriesAlignment]:
                     arrays["angles_deg"],
                     arrays["updates"],
                     arrays[joint].sum(axis=0) if joint in arrays else np.zeros((0, 2)),
+                    arrays["left_out"],
+                    float(arrays["axis_tilt_deg"]),
+                    float(arrays["axis_pitch_deg"]),
+                    float(arrays["axis_pitch_error_deg"]),
+                    bool(arrays["converged"]),
                 )
     return found
 

@@ -258,6 +258,9 @@ def align(
         "turns_rad": found.turns_rad,
         "scales": found.scales,
         "axis_tilt_deg": np.array(found.axis_tilt_deg),
+        "axis_pitch_deg": np.array(found.axis_pitch_deg),
+        "axis_pitch_error_deg": np.array(found.axis_pitch_error_deg),
+        "left_out": found.left_out,
         "partial": found.partial,
     }
     if pair is not None:

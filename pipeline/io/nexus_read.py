@@ -43,13 +43,7 @@ def read_entry(entry: h5py.Group) -> ResultData:
     mappings: dict[str, Callable[[h5py.Group], Any]] = {
         "resolution": _read_resolution,
         "residuals": lambda group: group["residual"][()],
-        "alignment": lambda group: SeriesAlignment(
-            *(
-                group[key][()]
-                for key in ("shifts_px", "angles_deg", "updates_px", "joint_px")
-                if key in group
-            )
-        ),
+        "alignment": _read_alignment,
         "mountings": lambda group: Mounting(
             group["rotation"][()], group["shift_px"][()], float(group["correlation"][()])
         ),
@@ -119,6 +113,16 @@ def _read_resolution(group: h5py.Group) -> ResolutionCurve:
     curves = [group[key][()] for key in ("frequency", "correlation", "half_bit", "one_bit")]
     limits = [float(group[f"{key}_resolution"][()]) for key in ("half_bit", "one_bit")]
     return ResolutionCurve(*curves, *limits)
+
+
+def _read_alignment(group: h5py.Group) -> SeriesAlignment:
+    arrays = ("shifts_px", "angles_deg", "updates_px", "joint_px", "left_out")
+    numbers = ("axis_tilt_deg", "axis_pitch_deg", "axis_pitch_error_deg")
+    found: dict[str, Any] = {name: group[name][()] for name in arrays if name in group}
+    found |= {name: float(group[name][()]) for name in numbers if name in group}
+    if "converged" in group:
+        found["converged"] = bool(group["converged"][()])
+    return SeriesAlignment(**found)
 
 
 def _read_quality(group: h5py.Group) -> SeriesQuality:

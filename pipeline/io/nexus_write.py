@@ -148,6 +148,11 @@ def _write_alignment(entry: h5py.Group, data: ResultData) -> None:
             if series.joint_px.size:
                 text = "part of the shift that was found with the dichroism in the model"
                 write_value(group, "joint_px", series.joint_px, "pixel", long_name=text)
+            write_value(group, "left_out", series.left_out, "")
+            write_value(group, "axis_tilt_deg", series.axis_tilt_deg, "degree")
+            write_value(group, "axis_pitch_deg", series.axis_pitch_deg, "degree")
+            write_value(group, "axis_pitch_error_deg", series.axis_pitch_error_deg, "degree")
+            write_value(group, "converged", series.converged, "")
             group.attrs["signal"] = "shifts_px"
             group.attrs["axes"] = ["angles_deg", "."]
     if data.mountings:

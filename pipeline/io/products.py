@@ -188,12 +188,23 @@ class SeriesAlignment:
     updates_px : (iterations, n) float64 [pixel], size of each update; empty when not recorded.
     joint_px : (n, 2) float64 [pixel], dy and dx of the part of the shifts that was found with the
         dichroism in the model; empty without such a round.
+    left_out : (n,) bool, projections that showed nothing which the others explain; empty when
+        alignment did not ask.
+    axis_tilt_deg : of the rotation axis against the detector's columns; NaN when not determined.
+    axis_pitch_deg, axis_pitch_error_deg : lean of the axis along the beam, and its standard error;
+        NaN when not determined, as over half a turn.
+    converged : whether the last round moved no projection by more than the tolerance.
     """
 
     shifts_px: NDArray[np.float64]
     angles_deg: NDArray[np.float64]
     updates_px: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
     joint_px: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))
+    left_out: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    axis_tilt_deg: float = np.nan
+    axis_pitch_deg: float = np.nan
+    axis_pitch_error_deg: float = np.nan
+    converged: bool = True
 
 
 @dataclass(frozen=True)

@@ -192,6 +192,33 @@ def convergence(alignment: Mapping[str, SeriesAlignment]) -> bytes:
     return to_png(draw, (6.0, 3.0))
 
 
+def convergence_of_projections(alignment: Mapping[str, SeriesAlignment]) -> bytes:
+    """Update of each projection in each round, one panel for all series that moved together."""
+    shown: dict[str, SeriesAlignment] = {}
+    seen: list[NDArray[np.float64]] = []
+    for name, series in alignment.items():
+        known = any(np.array_equal(series.updates_px, other) for other in seen)
+        if series.updates_px.size and not known:
+            seen.append(series.updates_px)
+            shown[name] = series
+
+    def draw(figure: Figure) -> None:
+        panels = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
+        for ax, (name, series) in zip(panels, shown.items(), strict=True):
+            order = np.argsort(series.angles_deg)
+            logarithm = np.log10(np.maximum(series.updates_px[:, order], 1e-3))
+            image = ax.imshow(
+                logarithm, aspect="auto", cmap="cividis", vmin=-3, vmax=1, interpolation="nearest"
+            )
+            ax.set_title(name, loc="left")
+            ax.set_ylabel("round")
+        panels[-1].set_xlabel("projection, by angle")
+        bar = figure.colorbar(image, ax=list(panels), label="update [pixel]", ticks=range(-3, 2))
+        bar.ax.set_yticklabels(["0.001", "0.01", "0.1", "1", "10"])
+
+    return to_png(draw, (6.0, 0.6 + 1.2 * max(len(shown), 1)))
+
+
 def joint_shifts(alignment: Mapping[str, SeriesAlignment]) -> bytes:
     """What the joint rounds added to the shifts of every series: horizontal and vertical."""
     found = {name: series for name, series in alignment.items() if series.joint_px.size}

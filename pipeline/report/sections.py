@@ -13,7 +13,7 @@ from pipeline.analyse.density import Materials, material_densities
 from pipeline.io.csv_text import curve_csv, table_csv
 from pipeline.io.export.content import alignment_table, joint_table, result_curves, update_table
 from pipeline.io.product import Curve, Table
-from pipeline.io.products import GRAIN_UNITS, DensityMap, GrainMap, ResultData
+from pipeline.io.products import GRAIN_UNITS, DensityMap, GrainMap, ResultData, SeriesAlignment
 from pipeline.report import figures, slices
 from pipeline.report.markup import download, format_number, picture, table
 
@@ -317,6 +317,20 @@ def projections(data: ResultData) -> str:
     )
 
 
+def _axis_row(name: str, series: SeriesAlignment) -> list[str]:
+    """Cells of the table of rotation axes; what the angles cannot tell is said so."""
+    tilt, lean = "not determined", "not determined"
+    if np.isfinite(series.axis_tilt_deg):
+        tilt = f"{series.axis_tilt_deg:+.3f}"
+    if np.isfinite(series.axis_pitch_deg):
+        lean = f"{series.axis_pitch_deg:+.2f} ± {series.axis_pitch_error_deg:.2f}"
+    out = ", ".join(
+        f"{angle:.1f}°" for angle in series.angles_deg[: len(series.left_out)][series.left_out]
+    )
+    settled = "yes" if series.converged else "no: more rounds, or see the pictures"
+    return [escape(name), tilt, lean, settled, out or "none"]
+
+
 def alignment(data: ResultData) -> str:
     """Shifts, their convergence, and the mountings."""
     if not data.alignment:
@@ -340,6 +354,13 @@ def alignment(data: ResultData) -> str:
                 + _rows(update_table(data.alignment), "updates"),
             )
         )
+        parts.append(
+            picture(
+                figures.convergence_of_projections(data.alignment),
+                "Update of every projection in every round",
+                "The same for each projection: a bright column is one that does not settle.",
+            )
+        )
     if any(series.joint_px.size for series in data.alignment.values()):
         parts.append(
             picture(
@@ -351,6 +372,10 @@ def alignment(data: ResultData) -> str:
             )
         )
     parts.append("</div>")
+    parts.append("<h3>Rotation axis and convergence</h3>")
+    header = ["series", "axis tilt [degree]", "lean along the beam [degree]", "settled", "left out"]
+    rows = [_axis_row(name, series) for name, series in data.alignment.items()]
+    parts.append(table(header, rows))
     if data.mountings:
         rows = [
             [

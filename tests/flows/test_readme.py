@@ -18,6 +18,8 @@ import yaml
 
 from flows.cli import app
 from schemas import Beamtime, Recipe
+from schemas.chemistry import Chemistry
+from schemas.exposure import Exposure
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -40,8 +42,15 @@ def test_the_beamtime_file_is_valid() -> None:
 
 
 def test_the_recipe_is_valid() -> None:
-    recipe = Recipe.model_validate(yaml.safe_load(fences(README, "yaml")[1]))
+    recipe = Recipe.model_validate(yaml.safe_load(fences(README, "yaml")[2]))
     assert recipe.orientation.method == "random-starts"
+
+
+def test_the_part_about_several_energies_is_valid() -> None:
+    part = yaml.safe_load(fences(README, "yaml")[1])
+    assert set(part) == {"chemistry", "exposure"}
+    assert Chemistry.model_validate(part["chemistry"]).pre_edge_ev == 7100.0
+    assert Exposure.model_validate(part["exposure"]).fluence == 3e17
 
 
 COMMANDS = [

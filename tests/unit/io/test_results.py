@@ -81,7 +81,15 @@ def _full(rng: np.random.Generator) -> ResultData:
         resolution={"density": ResolutionCurve(curve, curve, curve, curve, 4e-8, np.nan)},
         alignment={
             "tilt1_lh": SeriesAlignment(
-                np.ones((3, 2)), np.arange(3.0), np.ones((2, 3)), np.full((3, 2), 0.1)
+                np.ones((3, 2)),
+                np.arange(3.0),
+                np.ones((2, 3)),
+                np.full((3, 2), 0.1),
+                np.array([False, True, False]),
+                axis_tilt_deg=0.2,
+                axis_pitch_deg=0.5,
+                axis_pitch_error_deg=0.1,
+                converged=False,
             ),
             "offres": SeriesAlignment(np.ones((3, 2)), np.arange(3.0), np.ones((2, 3))),
         },

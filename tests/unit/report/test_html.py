@@ -128,7 +128,13 @@ def _orientation_result() -> ResultData:
         resolution={"density": curve},
         alignment={
             "tilt1_lh": SeriesAlignment(
-                np.ones((5, 2)), np.arange(5.0), np.ones((3, 5)), np.full((5, 2), 0.1)
+                np.ones((5, 2)),
+                np.arange(5.0),
+                np.ones((3, 5)),
+                np.full((5, 2), 0.1),
+                np.arange(5) == 3,
+                axis_tilt_deg=-0.125,
+                converged=False,
             )
         },
         mountings={"tilt1": Mounting(np.eye(3), np.zeros(3), 0.99)},
@@ -231,6 +237,13 @@ def test_what_the_joint_round_found_is_shown_where_there_was_one(page_text):
     page = _Page(render_report(plain))
     assert len(page.images) >= 2
     assert shown not in [alt for _, alt in page.images]
+
+
+def test_the_rotation_axis_and_projections_left_out_are_told(page_text):
+    page = _Page(page_text)
+    assert "Update of every projection in every round" in [alt for _, alt in page.images]
+    for words in ("-0.125", "not determined", "no: more rounds", "3.0°"):
+        assert words in page.text
 
 
 def test_names_are_escaped_and_settings_are_shown(page_text):
