@@ -52,6 +52,7 @@ bench: $(VENV)/.dev
 	@$(BIN)/python tests/benchmarks/analysis.py --size $(BENCH)
 	@$(BIN)/python tests/benchmarks/defects.py --size $(BENCH)
 	@$(BIN)/python tests/benchmarks/chemistry.py --size $(BENCH)
+	@$(BIN)/python tests/benchmarks/whole_analysis.py --size $(BENCH)
 
 lock:
 	@rm -rf build/lock

@@ -59,3 +59,9 @@ def test_engine_meets_what_does_not_depend_on_the_machine(capsys):
         assert row.value <= row.floor, str(row)
     # Times are not tested, but for three orders of magnitude.
     assert all(0.0 < row.value < 1e3 for row in rows)
+
+
+def test_whole_analysis_of_maps_that_were_drawn(capsys):
+    rows = script("whole_analysis").main(["--size", "tiny", "--json"])
+    assert json.loads(capsys.readouterr().out)[0]["measure"] == "whole analysis of 24x32x24"
+    assert all(0.0 < row.value <= row.floor for row in rows)
