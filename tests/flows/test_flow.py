@@ -94,7 +94,8 @@ def test_only_what_depends_on_a_change_is_computed_again(
     shutil.copytree(finished[0], out)
     grains = {"grains": {"misorientation_deg": 20.0}}
     summary = run_here(tiny, out, quick_recipe, **grains)
-    assert summary.steps - summary.reused == 4  # grains, sensitivity, result, report
+    # Grains, their statistics, boundaries, edges, the sensitivity, result, and report.
+    assert summary.steps - summary.reused == 7
     (out / "work/register-tilt3/motion.npz").unlink()
     (out / "result.nxs").unlink()
     summary = run_here(tiny, out, quick_recipe, **grains)
