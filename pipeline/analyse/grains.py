@@ -42,6 +42,9 @@ SURE = 0.8
 """Share of the threshold up to which regions merge before their shapes are known: finite resolution
 draws the means of neighbours together by a degree or two."""
 
+EDGES_AT_A_TIME = 8_000_000
+"""Edges that are looked at together, so that their copies stay below 300 MB."""
+
 SHIFTS = 30
 """Most steps of mean shift: an orientation is then averaged over some five voxels to each side."""
 
@@ -205,7 +208,10 @@ def _neighbour_pairs(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
 
 
 def _compact(roots: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.unique(roots, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    """Names 0, 1, ... in the order of the old ones, without sorting."""
+    present = np.zeros(int(roots.max(initial=0)) + 1, np.int64)
+    present[roots] = 1
+    return np.asarray((np.cumsum(present) - 1)[roots])
 
 
 def _connected(
@@ -269,11 +275,21 @@ def _smoothed(vectors: NDArray[np.float64], mask: NDArray[np.bool_]) -> NDArray[
     return np.ascontiguousarray(principal_axis(tensor[:, mask]).T)
 
 
-def _region_pairs(regions: NDArray[np.int64], edges: NDArray[np.int32]) -> NDArray[np.int64]:
-    """(m, 2) pairs of regions that touch, each once."""
-    pairs = regions[edges]
-    pairs = np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1)
-    return np.unique(pairs, axis=0) if len(pairs) else pairs.reshape(0, 2)
+def _region_pairs(regions: NDArray[np.int64], edges: NDArray[np.integer]) -> NDArray[np.int64]:
+    """(m, 2) pairs of regions that touch, each once, in order.
+
+    One pass over the edges, a part at a time: only the few that part two regions are sorted.
+    """
+    n = int(regions.max()) + 1 if len(regions) else 0
+    keys = []
+    for first in range(0, len(edges), EDGES_AT_A_TIME):
+        part = edges[first : first + EDGES_AT_A_TIME]
+        one, two = regions[part[:, 0]], regions[part[:, 1]]
+        apart = one != two
+        one, two = one[apart], two[apart]
+        keys.append(np.unique(np.minimum(one, two) * n + np.maximum(one, two)))
+    found = np.unique(np.concatenate(keys)) if keys else np.zeros(0, np.int64)
+    return np.stack([found // max(n, 1), found % max(n, 1)], axis=1)
 
 
 def _means(
@@ -312,23 +328,47 @@ def _merge_regions(
     symmetry: Symmetry,
     lattice: Lattice | None = None,
 ) -> NDArray[np.int64]:
-    """Merge touching regions, the most similar ones first, until no two are within the limit."""
-    while True:
-        means, sums, _ = _means(vectors, regions, symmetry, lattice)
+    """Merge touching regions, the most similar ones first, until no two are within the limit.
+
+    With a lattice the means are those of `_means`, which depend on the shapes of the regions and
+    are taken anew after every round; without one a region's sum is that of its parts, so that the
+    voxels are looked at once.
+    """
+    if lattice is None:
+        sums = _means(vectors, regions, symmetry)[1]
         pairs = _region_pairs(regions, edges)
-        angle = merging.misorientation_rad(means[pairs[:, 0]], means[pairs[:, 1]], symmetry)
-        close = angle < limit * symmetry.angle_factor
-        if not close.any():
+        while len(pairs):
+            joined = _joined(sums, pairs, limit, symmetry)
+            if joined is None:
+                break
+            sums = sums[np.unique(joined)]
+            names = _compact(joined)
+            regions, pairs = names[regions], _region_pairs(names, pairs)
+        return regions
+    while True:
+        _, sums, _ = _means(vectors, regions, symmetry, lattice)
+        joined = _joined(sums, _region_pairs(regions, edges), limit, symmetry)
+        if joined is None:
             return regions
-        pairs, angle = pairs[close], angle[close]
-        order = np.argsort(angle, kind="stable")
-        parent = np.arange(len(means))
-        # The first pair always merges, so the loop ends.
-        merging.merge_edges(pairs, order, sums, parent, symmetry.operators, math.cos(limit))
-        roots = merging.find_roots(parent)
-        if np.array_equal(roots, np.arange(len(roots))):
-            return regions
-        regions = _compact(roots[regions])
+        regions = _compact(joined)[regions]
+
+
+def _joined(
+    sums: NDArray[np.float64], pairs: NDArray[np.int64], limit: float, symmetry: Symmetry
+) -> NDArray[np.int64] | None:
+    """Region into which each region goes, `sums` of those added up; None where nothing merges."""
+    means = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+    angle = merging.misorientation_rad(means[pairs[:, 0]], means[pairs[:, 1]], symmetry)
+    close = angle < limit * symmetry.angle_factor
+    if not close.any():
+        return None
+    pairs, angle = pairs[close], angle[close]
+    parent = np.arange(len(sums))
+    order = np.argsort(angle, kind="stable")
+    # The first pair always merges, so that rounds end.
+    merging.merge_edges(pairs, order, sums, parent, symmetry.operators, math.cos(limit))
+    roots = merging.find_roots(parent)
+    return None if np.array_equal(roots, np.arange(len(roots))) else roots
 
 
 def _absorb_small(

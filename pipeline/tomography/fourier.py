@@ -3,7 +3,8 @@
 The spectrum of a projection is a central slice of the field's (Bracewell 1956). `finufft` evaluates
 the field's spectrum on those slices (type 2) and sums slices back (type 1): Barnett, Magland and
 af Klinteberg 2019, doi 10.1137/18M120885X. Images are periodic there, so that they are computed on
-a frame wide enough for no shadow of a voxel to wrap round into what the detector sees.
+a frame wide enough for no shadow of a voxel to wrap round into what the detector sees. Sums follow
+the order of `finufft`'s threads: the last bits depend on how many there are.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ RAYS = 5
 """Rays per half pixel: a flat end that lies along the rows is seen in steps of 1/(4 RAYS) pixel of
 shift, so that fewer rays would limit what can be measured along y."""
 
-QUICK = ["particle", "stem-bottom", "few", "drift", "bad", "lean", "axis"]
+QUICK = ["stem-bottom", "bad", "axis"]
 """Cases of the stress set that take a second each."""
 
 OUTSIDE = 0.2

@@ -147,7 +147,8 @@ def test_subset_is_part_of_the_whole(scheme: Scheme) -> None:
     np.testing.assert_allclose(total, full, atol=1e-5 * np.abs(full).max())  # rounding
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+# finufft adds up in an order that depends on its threads.
+@pytest.mark.parametrize("scheme", ["series", "general", "four-subvoxel"])
 def test_same_bits_for_any_number_of_threads(scheme: Scheme) -> None:
     if numba.config.NUMBA_NUM_THREADS < 2:
         pytest.skip("one thread only: nothing to compare")

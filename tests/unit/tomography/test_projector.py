@@ -97,7 +97,7 @@ def test_refuses_numbers_that_are_not_finite(bad: float) -> None:
         ((4, 4, 4), (4, 4), np.full((2, 1), np.nan), "series", "expected finite weights"),
         ((4, 0, 4), (4, 4), np.ones((2, 1)), "series", r"3 positive volume sizes, found \(4, 0, 4"),
         ((4, 4, 4), (4,), np.ones((2, 1)), "series", r"2 positive image sizes, found \(4,\)"),
-        ((4, 4, 4), (4, 4), np.ones((2, 1)), "joseph", "expected scheme series, general or four"),
+        ((4, 4, 4), (4, 4), np.ones((2, 1)), "joseph", "expected scheme series, general, four"),
     ],
 )
 def test_refuses(
