@@ -171,7 +171,8 @@ def _curves(grains: GrainMap) -> dict[str, Curve]:
             lines={"grains": density},
             x_label=f"equivalent diameter [{unit}]",
             y_label="electron density [e/angstrom^3]",
-            title="Density of the grains in order of their diameter",
+            title="Density of the grains against their diameter",
+            style="points",
         )
     return curves
 

@@ -64,7 +64,8 @@ class Curve:
     lines : name -> (n,) float64.
     x_label, y_label : with their units.
     title : what it shows.
-    style : `bars` where `lines` are counts or areas of bins that are centred at `x`.
+    style : `bars` where `lines` are counts or areas of bins that are centred at `x`, `points` where
+        values have nothing between them.
     """
 
     x: NDArray[np.float64]
@@ -72,7 +73,7 @@ class Curve:
     x_label: str
     y_label: str
     title: str
-    style: Literal["line", "bars"] = "line"
+    style: Literal["line", "bars", "points"] = "line"
 
 
 @dataclass(frozen=True)

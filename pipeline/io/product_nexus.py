@@ -13,7 +13,7 @@ A product `name` is the group `/entry/<name>`:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -218,6 +218,7 @@ def _read_map(stored: h5py.Dataset) -> Map:
 
 
 def _read_curve(group: h5py.Group) -> Curve:
+    styles: dict[str, Literal["line", "bars", "points"]] = {"bars": "bars", "points": "points"}
     keys = [key for key in group if key.startswith("line_")]
     return Curve(
         x=group["x"][()],
@@ -225,7 +226,7 @@ def _read_curve(group: h5py.Group) -> Curve:
         x_label=str(group.attrs["x_label"]),
         y_label=str(group.attrs["y_label"]),
         title=str(group.attrs["title"]),
-        style="bars" if group.attrs["style"] == "bars" else "line",
+        style=styles.get(str(group.attrs["style"]), "line"),
     )
 
 

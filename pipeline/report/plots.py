@@ -26,7 +26,7 @@ _MANY = 30.0
 
 
 def curve_picture(curve: Curve) -> bytes:
-    """Lines over a common abscissa, or bars."""
+    """Lines over a common abscissa, points, or bars."""
     log = curve.style == "bars" and _spans(curve)
 
     def draw(figure: Figure) -> None:
@@ -36,8 +36,9 @@ def curve_picture(curve: Curve) -> bytes:
         else:
             for index, (name, values) in enumerate(curve.lines.items()):
                 style = ["-", "--", ":", "-."][(index // len(LINES)) % 4]
+                style = "o" if curve.style == "points" else style
                 colour = LINES[index % len(LINES)]
-                ax.plot(curve.x, values, style, lw=1.5, color=colour, label=name)
+                ax.plot(curve.x, values, style, lw=1.5, ms=3.5, color=colour, label=name)
         if log:
             ax.set_yscale("log")
             ax.set_ylim(bottom=0.7)

@@ -49,6 +49,7 @@ def full() -> Product:
                 np.arange(3.0), {"b": np.ones(3), "a": np.zeros(3)}, "angle [degree]", "n", "t"
             ),
             "bars": Curve(np.arange(2.0), {"n": np.ones(2)}, "x", "y", "t", "bars"),
+            "dots": Curve(np.arange(2.0), {"n": np.ones(2)}, "x", "y", "t", "points"),
         },
         surfaces={
             "faces": Surface(
@@ -132,7 +133,7 @@ def test_viewers_find_signal_axes_and_units(tmp_path):
 
         file.visititems(visit)
         views = ["boundaries", "boundaries/axis_components", "boundaries/coarse_view"]
-        curves = ["boundaries/curves/areas", "boundaries/curves/bars"]
+        curves = ["boundaries/curves/areas", "boundaries/curves/bars", "boundaries/curves/dots"]
         assert sorted(found) == sorted(f"entry/{name}" for name in [*views, *curves])
         assert entry["boundaries/coarse_view/z"][0] == pytest.approx(-6e-8)
         assert entry["boundaries/curves/areas/x"].attrs["units"] == "degree"
