@@ -33,6 +33,10 @@ def load_air(series: Series, folder: Path, shape: tuple[int, int]) -> NDArray[np
         return None
     field = f"series '{series.name}': air"
     if series.air.file is not None:
+        if not (folder / series.air.file).is_file():
+            raise InputError(
+                "file does not exist", path=folder / series.air.file, field=f"{field}.file"
+            )
         mask = _mask(folder / series.air.file, series.air.dataset, shape)
     else:
         mask = np.zeros(shape, np.bool_)

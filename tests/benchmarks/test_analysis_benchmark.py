@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 
 @pytest.fixture(scope="module")
-def analysis() -> ModuleType:
-    path = Path(__file__).with_name("analysis.py")
-    spec = importlib.util.spec_from_file_location("benchmark_analysis", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Data classes look their module up.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def analysis(script) -> ModuleType:
+    return script("analysis")
 
 
 @pytest.mark.slow

@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 
-def script(name: str) -> ModuleType:
-    """A script of this folder, as a module."""
-    path = Path(__file__).with_name(f"{name}.py")
-    if str(path.parent) not in sys.path:
-        # As a script it finds its neighbours.
-        sys.path.append(str(path.parent))
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Data classes look their module up.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
-def alignment() -> ModuleType:
+def alignment(script) -> ModuleType:
     return script("alignment")
 
 
@@ -49,7 +30,7 @@ def test_alignment_prints_a_table(alignment, capsys):
     assert all("floor" in line and "goal" in line for line in lines)
 
 
-def test_engine_meets_what_does_not_depend_on_the_machine(capsys):
+def test_engine_meets_what_does_not_depend_on_the_machine(script, capsys):
     rows = script("engine").main(["--json"])
     printed = json.loads(capsys.readouterr().out)
     assert [row["measure"] for row in printed] == [row.measure for row in rows]
@@ -61,7 +42,7 @@ def test_engine_meets_what_does_not_depend_on_the_machine(capsys):
     assert all(0.0 < row.value < 1e3 for row in rows)
 
 
-def test_whole_analysis_of_maps_that_were_drawn(capsys):
+def test_whole_analysis_of_maps_that_were_drawn(script, capsys):
     rows = script("whole_analysis").main(["--size", "tiny", "--json"])
     assert json.loads(capsys.readouterr().out)[0]["measure"] == "whole analysis of 24x32x24"
     assert all(0.0 < row.value <= row.floor for row in rows)

@@ -47,7 +47,7 @@ def test_mask(tmp_path: Path) -> None:
             r"air: expected a mask of shape \(8, 7\), found uint8 \(8, 6",
         ),
         ({"file": "mask.h5", "dataset": "none"}, (8, 6), "the mask holds no air"),
-        ({"file": "gone.h5"}, (8, 6), "gone.h5: file does not exist"),
+        ({"file": "gone.h5"}, (8, 6), "gone.h5: series 's': air.file: file does not exist"),
         ({"rows": [2, 9]}, (8, 6), r"series 's': air: expected rows within 0 to 8, found \[2, 9\]"),
     ):
         with pytest.raises(InputError, match=text):
