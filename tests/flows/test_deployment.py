@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,11 +24,21 @@ PREFECT = Path(sys.executable).with_name("prefect")
 
 
 def ask(url: str, content: Any = None) -> Any:
-    """GET, or POST of JSON."""
+    """GET, or POST of JSON; as Prefect's own client does, again for a while after a 503.
+
+    A server on SQLite answers 503 while its database is locked by another write.
+    """
     data = None if content is None else json.dumps(content).encode()
     request = urllib.request.Request(url, data, {"content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        return json.loads(answer.read())
+    for attempts_left in range(9, -1, -1):
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            if error.code != 503 or not attempts_left:
+                raise
+            time.sleep(2)
+    raise AssertionError("unreachable")
 
 
 @pytest.fixture
