@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import re
 
+import httpx
 from prefect.artifacts import create_markdown_artifact
 
 from flows.run import RunSummary
+
+_LOG = logging.getLogger(__name__)
 
 
 def summary_markdown(sample: str, summary: RunSummary) -> str:
@@ -31,6 +35,9 @@ def summary_markdown(sample: str, summary: RunSummary) -> str:
 def publish_summary(sample: str, summary: RunSummary) -> None:
     """Put the page where the Prefect UI shows it; its key stays the same from run to run."""
     name = re.sub(r"[^a-z0-9]+", "-", sample.lower()).strip("-") or "sample"
-    create_markdown_artifact(
-        summary_markdown(sample, summary), key=f"summary-{name}", description=f"Result of {sample}"
-    )
+    page = summary_markdown(sample, summary)
+    try:
+        create_markdown_artifact(page, key=f"summary-{name}", description=f"Result of {sample}")
+    except httpx.TransportError as error:
+        # The result is whole; a page that nobody can be shown does not make it less so.
+        _LOG.warning("the page of %s was not published: %s", sample, error)

@@ -17,6 +17,7 @@ from flows.analyses import Sources  # noqa: E402
 from flows.artifacts import publish_summary  # noqa: E402
 from flows.products import Parts  # noqa: E402
 from flows.progress import ProgressBoard  # noqa: E402
+from flows.registry import begun, made  # noqa: E402
 from flows.run import Assembled, Run, RunSummary, folder, lay_out, open_run, output  # noqa: E402
 from flows.stages import PairKind, common_shape  # noqa: E402
 from flows.steps import StepResult  # noqa: E402
@@ -62,11 +63,12 @@ def process_beamtime(
         settings = settings.model_copy(update={"cluster": cluster})
     layout = lay_out(beamtime_path)
     check_chemistry(layout.beamtime, layout.folder, settings.chemistry)
+    begun(runtime.flow_run.id, out)
     with open_run(layout, settings, out, ProgressBoard()) as run:
         groups = align_and_assemble(run)
         parts = reconstruct(run, groups)
-        made = tasks.result(run, parts)
-        report = tasks.report(run, made)
+        result = tasks.result(run, parts)
+        report = tasks.report(run, result)
         steps = run.workspace.results
         summary = RunSummary(
             result=out / "result.nxs",
@@ -77,6 +79,7 @@ def process_beamtime(
             seconds=time.monotonic() - started,
             figures=json.loads((out / "summary.json").read_text()),
         )
+    made(summary)
     publish_summary(layout.beamtime.sample.name, summary)
     return summary
 

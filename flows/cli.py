@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from flows import cli_results
+from flows import cli_batch, cli_results
 from flows.cluster_choice import CLUSTER_HELP, with_cluster
 from flows.console import Json, fail, one_line_errors, print_figures, print_json, print_table
 from pipeline.errors import InputError
@@ -195,9 +195,9 @@ def run(
     if out.exists() and not out.is_dir():
         raise InputError("exists and is not a folder", path=out)
     with prefect_server():
-        from flows.beamtime_flow import process_beamtime
+        from flows.running import run_beamtime
 
-        summary = process_beamtime(beamtime.resolve(), out.resolve(), recipe=settings)
+        summary = run_beamtime(beamtime.resolve(), out.resolve(), settings)
     if as_json:
         print_json(summary.as_json())
         return
@@ -266,6 +266,7 @@ def schema(
 
 
 cli_results.register(app)
+cli_batch.register(app)
 
 
 def main() -> None:
