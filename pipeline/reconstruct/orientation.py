@@ -24,6 +24,12 @@ from pipeline.reconstruct.axes import (
     principal_axes,
     upper_half,
 )
+from pipeline.reconstruct.joint_orientation import (
+    is_joint,
+    measure_rows,
+    solve_jointly,
+    weigh_rows,
+)
 from pipeline.reconstruct.random_starts import descend_axis
 from pipeline.reconstruct.smooth import EDGE_STRENGTH, check_inputs, smooth_solution
 from pipeline.stacks import DifferencedStack
@@ -56,6 +62,8 @@ class OrientationResult:
     stopped : why the last stage ended.
     smoothness : relative strength of the gradient prior of the tensor stage.
     edge_preserving : relative strength of the prior of the rank-one stage, 0 without one.
+    isotropic : (z, y, x) float32, mean over all directions `f0 + f / 3` [data per voxel], of
+        polarisations that were fitted jointly; None of differences, which do not see it.
     """
 
     tensor: NDArray[np.float32]
@@ -67,6 +75,7 @@ class OrientationResult:
     stopped: str
     smoothness: float
     edge_preserving: float
+    isotropic: NDArray[np.float32] | None = None
 
 
 def reconstruct_orientation(
@@ -82,7 +91,8 @@ def reconstruct_orientation(
 
     Parameters
     ----------
-    stack : linear difference, weights (n, 6).
+    stack : linear difference, weights (n, 6); or rows of `pipeline.align.views.joint_rows`,
+        weights (n, 7), which are weighed here by what they are missed by.
     support : (z, y, x) bool, the volume to reconstruct and where the field may differ from zero.
     settings : method, iterations and strengths.
     seed : of the random starts and of random probes.
@@ -108,6 +118,10 @@ def reconstruct_orientation(
     doi 10.1088/1367-2630/ae0eaa.
     """
     check_inputs(stack, support, "linear", "an orientation")
+    if is_joint(stack):
+        noise = measure_rows(stack, support, problem, seed=seed, progress=progress)
+        weighed = weigh_rows(stack, noise)
+        return reconstruct_weighed(weighed, support, settings, seed=seed, progress=progress)
     scheme = fastest_scheme(stack.rotations)
     projector = Projector(
         support.shape,
@@ -164,6 +178,46 @@ def reconstruct_orientation(
         stopped=stopped,
         smoothness=smooth.smoothness,
         edge_preserving=strength,
+    )
+
+
+def reconstruct_weighed(
+    stack: DifferencedStack,
+    support: NDArray[np.bool_],
+    settings: OrientationSettings,
+    *,
+    seed: int = 0,
+    problem: LeastSquares | None = None,
+    progress: ProgressCallback = silent,
+) -> OrientationResult:
+    """Reconstruct the crystal axis from polarisations that are fitted jointly.
+
+    Parameters
+    ----------
+    stack : from `weigh_rows`.
+    support, settings, seed, problem, progress : as in `reconstruct_orientation`.
+
+    Raises
+    ------
+    InputError, ConvergenceError
+        As `reconstruct_orientation`.
+    """
+    check_inputs(stack, support, "linear", "an orientation")
+    found = solve_jointly(stack, support, settings, problem, seed=seed, progress=progress)
+    principal = principal_axes(found.tensor, found.sign)
+    length = np.linalg.norm(found.vectors, axis=0)
+    axis = np.divide(found.vectors, length, out=principal.axis.copy(), where=length > 0.0)
+    return OrientationResult(
+        tensor=unpack(found.tensor, support),
+        axis=unpack(upper_half(axis), support),
+        magnitude=unpack(length[None] ** 2, support)[0],
+        uniaxiality=unpack(principal.uniaxiality[None], support)[0],
+        sign=found.sign,
+        residuals=found.residuals,
+        stopped=found.stopped,
+        smoothness=found.smoothness,
+        edge_preserving=found.edge_preserving,
+        isotropic=unpack(found.isotropic[None], support)[0],
     )
 
 
