@@ -24,6 +24,7 @@ from flows.steps import StepResult  # noqa: E402
 from flows.tasks import by_name, collect  # noqa: E402
 from pipeline.analyse.energies import check_chemistry  # noqa: E402
 from pipeline.io.beamtime import load_recipe  # noqa: E402
+from pipeline.plan import check_determined  # noqa: E402
 from schemas.cluster import Cluster  # noqa: E402
 from schemas.recipe import Recipe  # noqa: E402
 
@@ -61,8 +62,9 @@ def process_beamtime(
     settings = recipe or load_recipe(recipe_path)
     if cluster is not None:
         settings = settings.model_copy(update={"cluster": cluster})
-    layout = lay_out(beamtime_path)
+    layout = lay_out(beamtime_path, settings.orientation.polarisations)
     check_chemistry(layout.beamtime, layout.folder, settings.chemistry)
+    check_determined(layout.beamtime, layout.folder, settings, layout.infos)
     begun(runtime.flow_run.id, out)
     with open_run(layout, settings, out, ProgressBoard()) as run:
         groups = align_and_assemble(run)
@@ -135,7 +137,7 @@ def align_jointly(run: Run, data: Assembled, volume: StepResult, inside: StepRes
     }
     rounds = run.recipe.align.joint_rounds if run.recipe.align.enabled else 0
     for kind in (kind for kind, asked in wanted.items() if asked):
-        groups = [group for group in run.layout.with_kind(kind) if group.prepared]
+        groups = [g for g in run.layout.with_kind(kind) if g.prepared and g.partners]
         for number in range(1, 1 + rounds if groups else 0):
             suffix = f"-joint-{number}"
             aligned = tasks.joint(run, f"align-{kind}{suffix}", groups, data, volume, inside)
@@ -204,6 +206,7 @@ def reconstruct(run: Run, data: Assembled) -> Parts:
             support=inside.path("support.npy"),
             materials=layout.beamtime.sample.materials,
             fields=output(whole, "fields.npz"),
+            found=output(whole, "found.json"),
             assessment=output(assessed, "assessment.npz"),
             density_file=output(dense, "density.npz"),
             halves=output(dense, "halves.npz"),

@@ -26,9 +26,10 @@ from pipeline.errors import InputError
 from pipeline.io.beamtime import load_beamtime
 from pipeline.io.raw import SeriesInfo
 from pipeline.plan import inspect_all
+from pipeline.plan_views import view_groups
 from schemas.beamtime import Beamtime, Product
 from schemas.provenance import InputFile, Provenance, StepRecord
-from schemas.recipe import Recipe
+from schemas.recipe import Polarisations, Recipe
 from schemas.series import Series
 
 PACKAGES = ("numpy", "scipy", "numba", "h5py", "scikit-image", "dask", "distributed", "prefect")
@@ -36,18 +37,24 @@ PACKAGES = ("numpy", "scipy", "numba", "h5py", "scikit-image", "dask", "distribu
 
 @dataclass(frozen=True)
 class Group:
-    """Series that are aligned together: one scalar series, or two partners.
+    """Series that are aligned together: one scalar series, two partners, or any polarisations.
 
     Attributes
     ----------
     name : of the group's steps.
     members : one series, or the partners in the order in which they are subtracted.
     kind : contrast of the partners, None for a scalar series.
+    by_view : whether its frames are sorted by view: not every one has its partner, LH or LV.
+    joint : whether its polarisations are fitted jointly, instead of their differences.
+    partners : frames of LH that have a partner in LV, or C+ in C-.
     """
 
     name: str
     members: tuple[Series, ...]
     kind: PairKind | None
+    by_view: bool = False
+    joint: bool = False
+    partners: int = 0
 
     @property
     def prepared(self) -> bool:
@@ -56,8 +63,9 @@ class Group:
 
     @property
     def degree(self) -> float:
-        """Degree of polarisation."""
-        return self.members[0].polarisation.degree
+        """Degree of polarisation, which partners enter a difference with by their mean."""
+        degrees = [member.polarisation.degree for member in self.members]
+        return sum(degrees) / len(degrees)
 
     def base(self) -> NDArray[np.float64]:
         """Nominal rotation from the sample to the frame that turns about y."""
@@ -149,8 +157,13 @@ class Layout:
         )
 
 
-def lay_out(path: Path) -> Layout:
+def lay_out(path: Path, polarisations: Polarisations = "auto") -> Layout:
     """Load a beamtime, check all that metadata can tell, and sort its series.
+
+    Parameters
+    ----------
+    path : the beamtime file.
+    polarisations : the recipe's `orientation.polarisations`.
 
     Raises
     ------
@@ -159,15 +172,26 @@ def lay_out(path: Path) -> Layout:
     loaded = load_beamtime(path)
     beamtime = loaded.beamtime
     infos = inspect_all(beamtime, loaded.folder)
-    pairs = beamtime.pairs()
-    mountings = [first.tilt.name for first, _ in pairs]
+    dichroic = beamtime.dichroic_groups()
+    mountings = [members[0].tilt.name for members in dichroic]
+    views = view_groups(beamtime, loaded.folder, polarisations)
     groups = []
-    for first, second in pairs:
+    for members, found in zip(dichroic, views, strict=True):
+        first = members[0]
         kind: PairKind = "linear" if first.polarisation.kind == "linear" else "circular"
         name = first.tilt.name
         if mountings.count(name) > 1:
             name = f"{name}-{first.energy.known_ev:g}eV"
-        groups.append(Group(name, (first, second), kind))
+        groups.append(
+            Group(
+                name,
+                tuple(members),
+                kind,
+                by_view=found.by_view,
+                joint=found.joint,
+                partners=found.partners,
+            )
+        )
     groups += [Group(series.name, (series,), None) for series in beamtime.scalar_series()]
     _check_groups(groups, path)
     reference = beamtime.reference()
@@ -255,7 +279,25 @@ class Assembled:
             groups = self.layout.with_kind(None) or list(self.layout.groups)
             return [*entered, *(self.assembled[g.name].path("scalar.h5") for g in groups)]
         groups = [group for group in self.layout.groups if group.kind == contrast]
-        return [*entered, *(self.assembled[g.name].path("differenced.h5") for g in groups)]
+        return [
+            *entered,
+            *(
+                self.assembled[g.name].path("joint.h5" if g.joint else "differenced.h5")
+                for g in groups
+                if g.joint or g.partners
+            ),
+        ]
+
+    def pair_stacks(self) -> dict[str, list[Path]]:
+        """Differences and means of partners LH and LV, mounting by mounting."""
+        groups = [g for g in self.layout.groups if g.kind == "linear" and g.partners]
+        return {
+            "pair_differences": [self.assembled[g.name].path("differenced.h5") for g in groups],
+            "pair_means": [
+                self.assembled[g.name].path("means.h5" if g.by_view else "scalar.h5")
+                for g in groups
+            ],
+        }
 
     def sources(self, at_energies: Mapping[float, StepResult]) -> dict[str, Any]:
         """What the analyses need to know of the beamtime itself, see `flows.analyses.Sources`."""
@@ -276,6 +318,7 @@ class Assembled:
             "phases": [self.prepared[s.name].path("phase.h5") for s in prepared] or None,
             "exposure": beamtime.exposure,
             "linear": self.stacks("linear") or None,
+            **{name: paths or None for name, paths in self.pair_stacks().items()},
             "resonance": linear[0].members[0].energy if linear else None,
             "density_energy_ev": off[0].members[0].energy.known_ev if off else None,
             "scattering_factors": layout.file(beamtime.sample.scattering_factors),

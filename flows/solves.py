@@ -23,7 +23,12 @@ from pipeline.io.hdf5 import open_hdf5
 from pipeline.io.stacks import load_differenced
 from pipeline.progress import ProgressCallback, silent
 from pipeline.reconstruct.ensemble import twin_of_orientation
-from pipeline.reconstruct.orientation import OrientationResult, reconstruct_orientation
+from pipeline.reconstruct.joint_orientation import is_joint, measure_rows, weigh_rows
+from pipeline.reconstruct.orientation import (
+    OrientationResult,
+    reconstruct_orientation,
+    reconstruct_weighed,
+)
 from pipeline.reconstruct.scalar import find_support, reconstruct_scalar
 from pipeline.reconstruct.vector import projector_scheme, reconstruct_vector
 from pipeline.stacks import DifferencedStack
@@ -236,15 +241,27 @@ def align_jointly(
     for name, path in alignments.items():
         with np.load(path) as file:
             arrays = dict(file)
-        n = len(arrays["shifts_0"])
-        for index, share in enumerate((-0.5, 0.5)):
-            move = share * found.shifts[first : first + n]
-            before = arrays.get(f"joint_{index}", np.zeros((0, n, 2)))
-            arrays[f"joint_{index}"] = np.concatenate([before, move[None]])
-            arrays[f"shifts_{index}"] = arrays[f"shifts_{index}"] + move
+        members, frames = _partners(arrays)
+        n = len(frames[0])
+        for series, moved, share in zip(members, frames, (-0.5, 0.5), strict=True):
+            before = arrays[f"shifts_{series}"]
+            move = np.zeros_like(before)
+            move[moved] = share * found.shifts[first : first + n]
+            rounds = arrays.get(f"joint_{series}", np.zeros((0, *move.shape)))
+            arrays[f"joint_{series}"] = np.concatenate([rounds, move[None]])
+            arrays[f"shifts_{series}"] = before + move
         (out / name).mkdir()
         np.savez(out / name / "alignment.npz", **arrays)
         first += n
+
+
+def _partners(arrays: Mapping[str, NDArray[Any]]) -> tuple[list[int], list[NDArray[np.intp]]]:
+    """Which series of an `alignment.npz` are partners, and which of their frames."""
+    if "partners" not in arrays:
+        whole = np.arange(len(arrays["shifts_0"]))
+        return [0, 1], [whole, whole]
+    table = arrays["partners"]
+    return [int(member) for member in table[:, 0]], [row[1:] for row in table]
 
 
 def solve_orientation(
@@ -260,8 +277,9 @@ def solve_orientation(
 ) -> None:
     """Crystal axes from linear dichroism; of half of the data for the resolution.
 
-    Writes `fields.npz` (`tensor`, `axis`, `magnitude`, `uniaxiality`), `residuals.json`, and
-    `found.json`: the strength of the prior and the sign of the dichroism. Of a half, only the
+    Writes `fields.npz` (`tensor`, `axis`, `magnitude`, `uniaxiality`; `isotropic` of polarisations
+    that are fitted jointly), `residuals.json`, and `found.json`: the strength of the prior, the
+    sign of the dichroism, and the noise of rows that are fitted jointly. Of a half, only the
     tensor is wanted: linear in the data, with the strength that was found for all data (`like`), so
     that the halves differ by their noise alone. Half of the data have twice the noise power, hence
     twice the strength in units of their own data term.
@@ -273,7 +291,9 @@ def solve_orientation(
             smoothness = 2.0 * float(read_json(like)["smoothness"])
         settings = settings.model_copy(update={"smoothness": smoothness, "refine_iterations": 0})
     inside = np.load(support)
-    found = reconstruct_orientation(
+    stack, noise = _weighed(stack, inside, like, seed, problem, progress)
+    solve = reconstruct_orientation if noise is None else reconstruct_weighed
+    found = solve(
         stack,
         inside,
         settings,
@@ -281,7 +301,27 @@ def solve_orientation(
         problem=problem(stack, inside.shape),
         progress=progress,
     )
-    _save_orientation(out, found)
+    _save_orientation(out, found, noise)
+
+
+def _weighed(
+    stack: DifferencedStack,
+    inside: NDArray[np.bool_],
+    like: Path | None,
+    seed: int,
+    problem: Problem,
+    progress: ProgressCallback = silent,
+) -> tuple[DifferencedStack, dict[int, float] | None]:
+    """Rows of a joint reconstruction weighed by their noise, as found before where that was."""
+    if not is_joint(stack):
+        return stack, None
+    if like is None:
+        noise = measure_rows(
+            stack, inside, problem(stack, inside.shape), seed=seed, progress=progress
+        )
+    else:
+        noise = {int(kind): value for kind, value in read_json(like)["row_noise"].items()}
+    return weigh_rows(stack, noise), noise
 
 
 def solve_twin(
@@ -300,15 +340,18 @@ def solve_twin(
     Writes what `solve_orientation` writes.
     """
     inside = np.load(support)
+    stack, noise = _weighed(load_all(stacks), inside, like, seed, problem)
     with np.load(fields) as known:
         twin = twin_of_orientation(
-            load_all(stacks),
+            stack,
             known["axis"],
             known["magnitude"],
             int(read_json(like)["sign"]),
             np.random.default_rng([seed, 1]),
+            None if noise is None else known["isotropic"],
         )
-    found = reconstruct_orientation(
+    solve = reconstruct_orientation if noise is None else reconstruct_weighed
+    found = solve(
         twin,
         inside,
         settings,
@@ -316,19 +359,26 @@ def solve_twin(
         problem=problem(twin, inside.shape),
         progress=progress,
     )
-    _save_orientation(out, found)
+    _save_orientation(out, found, noise)
 
 
-def _save_orientation(out: Path, found: OrientationResult) -> None:
+def _save_orientation(
+    out: Path, found: OrientationResult, noise: Mapping[int, float] | None
+) -> None:
+    arrays = {} if found.isotropic is None else {"isotropic": found.isotropic}
     np.savez(
         out / "fields.npz",
         tensor=found.tensor,
         axis=found.axis,
         magnitude=found.magnitude,
         uniaxiality=found.uniaxiality,
+        **arrays,  # type: ignore[arg-type]
     )
     write_json(out / "residuals.json", found.residuals)
-    write_json(out / "found.json", {"smoothness": found.smoothness, "sign": found.sign})
+    words: dict[str, Any] = {"smoothness": found.smoothness, "sign": found.sign}
+    if noise is not None:
+        words["row_noise"] = {str(kind): value for kind, value in noise.items()}
+    write_json(out / "found.json", words)
 
 
 def solve_vector(

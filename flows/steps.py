@@ -115,6 +115,7 @@ def code_version(leave_out: tuple[str, ...] = ()) -> str:
         "measures.py",
         "robustness.py",
         "topology.py",
+        "views.py",
         "steps.py",
     )
     files += [root / "flows" / name for name in names]

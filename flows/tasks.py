@@ -15,7 +15,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 
-from flows import products, solves, stages
+from flows import products, solves, stages, views
 from flows.analyses import ANALYSES, Analysis, Sources
 from flows.robustness import study_of
 from flows.run import Assembled, Group, Run
@@ -43,11 +43,14 @@ def prepare(run: Run, series: Series) -> StepResult:
 @task(name="align", task_run_name="align {group.name}", **OPTIONS)
 def align(run: Run, group: Group, prepared: Sequence[StepResult]) -> StepResult:
     """Shifts of the frames of one mounting."""
-    arguments = {
+    arguments: dict[str, Any] = {
         "phases": [step.path("phase.h5") for step in prepared],
         "settings": run.recipe.align,
     }
-    return run.step(f"align-{group.name}", stages.align, arguments, log=get_run_logger().info)
+    if group.by_view:
+        arguments["polarisations"] = views.polarisations_of(group.members)
+    function = views.align if group.by_view else stages.align
+    return run.step(f"align-{group.name}", function, arguments, log=get_run_logger().info)
 
 
 @task(name="register", task_run_name="register {group.name}", **OPTIONS)
@@ -83,12 +86,22 @@ def assemble(
         "motion": None if motion is None else motion.path("motion.npz"),
         "base": run.layout.reference.base().tolist(),
         "shape": shape,
-        "kind": group.kind,
-        "degree": group.degree,
+        **_contrast(group, assembled=True),
         "point_spread_px": run.recipe.projection.point_spread_px,
     }
+    function = views.assemble if group.by_view else stages.assemble
     log = get_run_logger().info
-    return run.step(f"assemble-{group.name}{suffix}", stages.assemble, arguments, log=log)
+    return run.step(f"assemble-{group.name}{suffix}", function, arguments, log=log)
+
+
+def _contrast(group: Group, *, assembled: bool) -> dict[str, Any]:
+    """How the frames of a group become what is fitted."""
+    if not group.by_view:
+        return {"kind": group.kind, "degree": group.degree}
+    found: dict[str, Any] = {"joint": group.joint}
+    if assembled:
+        found["polarisations"] = views.polarisations_of(group.members)
+    return found
 
 
 @task(name="align jointly", task_run_name="{name}", **OPTIONS)
@@ -104,7 +117,10 @@ def joint(
     assembled = [data.assembled[group.name] for group in groups]
     arguments = {
         "differences": [step.path("differenced.h5") for step in assembled],
-        "means": [step.path("scalar.h5") for step in assembled],
+        "means": [
+            step.path("means.h5" if group.by_view else "scalar.h5")
+            for group, step in zip(groups, assembled, strict=True)
+        ],
         "alignments": {g.name: data.aligned[g.name].path("alignment.npz") for g in groups},
         "volume": volume.path("volume.npy"),
         "support": inside.path("support.npy"),
@@ -124,12 +140,12 @@ def enter_aligned(run: Run, group: Group, shape: tuple[int, int]) -> StepResult:
         "folder": inputs[0]["folder"],
         "files": [path for item in inputs for path in item["files"]],
         "shape": shape,
-        "kind": group.kind,
-        "degree": group.degree,
+        **_contrast(group, assembled=False),
         "point_spread_px": run.recipe.projection.point_spread_px,
     }
+    function = views.enter_aligned if group.by_view else stages.enter_aligned
     log = get_run_logger().info
-    return run.step(f"assemble-{group.name}", stages.enter_aligned, arguments, log=log)
+    return run.step(f"assemble-{group.name}", function, arguments, log=log)
 
 
 @task(name="enter differenced", task_run_name="enter {series.name}", **OPTIONS)

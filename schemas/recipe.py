@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from schemas.base import StrictModel
 from schemas.cluster import Cluster
 
+Polarisations = Literal["auto", "difference", "joint"]
+"""How frames of linear polarisations are fitted."""
+
 
 class ResampleSettings(StrictModel):
     """Fourier resampling to one pixel size."""
@@ -182,6 +185,13 @@ class VectorSettings(StrictModel):
 
 class OrientationSettings(StrictModel):
     """XL-DOT: crystal axis from linear dichroism."""
+
+    polarisations: Polarisations = "auto"
+    """What is fitted: the `difference` of partners LH and LV, from which all but the dichroism is
+    gone, with a projection whose partner is missing left out; or the frames of all polarisations
+    `joint`ly, with the isotropic part as an unknown of its own, which uses every frame and any list
+    of polarisation angles, in twice the time. `auto` takes the difference where every projection
+    has its partner."""
 
     method: Literal["tensor", "random-starts"] = "tensor"
     """Convex tensor solve and rank-one refinement, or the published random-start scheme."""
@@ -376,6 +386,14 @@ class BoundarySettings(StrictModel):
     single voxels; larger ones are listed, since distributions weigh them by their area anyway."""
 
 
+class GeometrySettings(StrictModel):
+    """What a set of tilts and polarisations must be able to tell."""
+
+    force: bool = False
+    """Reconstruct even where a component of the field is seen in no direction at all: what is shown
+    of it is then made up by the prior, so it must be asked for."""
+
+
 class Recipe(StrictModel):
     """Settings of a run. An empty recipe is a good recipe."""
 
@@ -398,4 +416,5 @@ class Recipe(StrictModel):
     edges: EdgeSettings = EdgeSettings()
     chemistry: ChemistrySettings = ChemistrySettings()
     boundaries: BoundarySettings = BoundarySettings()
+    geometry: GeometrySettings = GeometrySettings()
     cluster: Cluster = Cluster()
