@@ -182,11 +182,12 @@ def reconstruct(run: Run, data: Assembled) -> Parts:
     if layout.has("linear") and (layout.wants("orientation") or layout.wants("grains")):
         linear = data.stacks("linear")
         whole = tasks.orientation(run, "orientation", linear, inside)
-        halves = [
-            tasks.orientation(run, f"orientation-half-{half}", linear, inside, half, whole)
-            for half in (0, 1)
-        ]
-        twin = tasks.twin(run, linear, whole, inside)
+        twin, *halves = collect(
+            [
+                tasks.twin.submit(run, linear, whole, inside),
+                *(tasks.half_orientation.submit(run, linear, inside, k, whole) for k in (0, 1)),
+            ]
+        )
         assessed = tasks.assess_orientation(run, whole, halves, twin, inside, dense)
         if layout.wants("grains"):
             found_grains = tasks.grains(run, whole, assessed, dense)

@@ -147,6 +147,13 @@ class Compute:
         with self._here:
             call_here(function, arguments, progress)
 
+    def fits(self, needed: int) -> bool:
+        """Whether a step of so much memory [byte] can be done by any one worker, or here."""
+        from pipeline.distribute import fits_a_worker
+
+        client = self.client()
+        return client is None or fits_a_worker(client, needed)
+
     @contextmanager
     def problem(self) -> Iterator[ProblemFactory]:
         """Maker of data terms on this cluster; what it made is removed when the block ends."""

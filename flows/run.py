@@ -434,6 +434,20 @@ class Run:
         self._tell(result, log)
         return result
 
+    def member(
+        self,
+        name: str,
+        function: StepFunction,
+        arguments: Mapping[str, Any],
+        needed: int,
+        *,
+        log: Callable[[str], None] | None = None,
+    ) -> StepResult:
+        """Do one of several independent reconstructions: whole on a worker where one has `needed`
+        memory [byte], so that members run at the same time; else as `solve` does."""
+        call = self.step if self.compute.fits(needed) else self.solve
+        return call(name, function, arguments, log=log)
+
     def _tell(self, result: StepResult, log: Callable[[str], None] | None) -> None:
         self.board.finished(result.name, result.seconds, reused=result.reused)
         if log is not None:

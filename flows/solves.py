@@ -21,9 +21,10 @@ from pipeline.distribute import InProcessLeastSquares
 from pipeline.errors import InputError
 from pipeline.io.hdf5 import open_hdf5
 from pipeline.io.stacks import load_differenced
+from pipeline.plan_resources import STAGES, stage_memory
 from pipeline.progress import ProgressCallback, silent
 from pipeline.reconstruct.ensemble import twin_of_orientation
-from pipeline.reconstruct.joint_orientation import is_joint, measure_rows, weigh_rows
+from pipeline.reconstruct.joint_orientation import COMPONENTS, is_joint, measure_rows, weigh_rows
 from pipeline.reconstruct.orientation import (
     OrientationResult,
     reconstruct_orientation,
@@ -262,6 +263,19 @@ def _partners(arrays: Mapping[str, NDArray[Any]]) -> tuple[list[int], list[NDArr
         return [0, 1], [whole, whole]
     table = arrays["partners"]
     return [int(member) for member in table[:, 0]], [row[1:] for row in table]
+
+
+def orientation_bytes(stacks: Sequence[Path], support: Path) -> int:
+    """Memory that a reconstruction of the axes takes in one process [byte]."""
+    views, joint, image = 0, False, (1, 1)
+    for path in stacks:
+        with open_hdf5(path) as file:
+            n, ny, nx = file["data"].shape
+            joint = joint or file["weights"].shape[1] == COMPONENTS
+        views, image = views + n, (ny, nx)
+    stage = "orientation, joint polarisations" if joint else "orientation"
+    z, y, x = np.load(support, mmap_mode="r").shape
+    return stage_memory(stage, views // STAGES[stage].rows, image, (z, y, x))
 
 
 def solve_orientation(

@@ -296,7 +296,9 @@ class Workspace:
             case BaseModel():
                 return value.model_dump(mode="json")
             case Mapping():
-                return {str(key): self._canonical(item) for key, item in value.items()}
+                # Whether an argument that cannot change the outcome is there cannot either.
+                keyed = {k: item for k, item in value.items() if not isinstance(item, Unkeyed)}
+                return {str(key): self._canonical(item) for key, item in keyed.items()}
             case str() | int() | float() | None:
                 return value
             case Sequence():

@@ -214,39 +214,48 @@ def density(
 
 
 @task(name="orientation", task_run_name="{name}", **OPTIONS)
-def orientation(
-    run: Run,
-    name: str,
-    stacks: Sequence[Path],
-    inside: StepResult,
-    half: int | None = None,
-    whole: StepResult | None = None,
-) -> StepResult:
-    """Crystal axes, of all data or, with the strength that was found for them, of one half."""
-    arguments = {
-        "stacks": list(stacks),
-        "support": inside.path("support.npy"),
-        "settings": run.recipe.orientation,
-        "seed": run.recipe.seed,
-        "half": half,
-        "like": None if whole is None else whole.path("found.json"),
-    }
+def orientation(run: Run, name: str, stacks: Sequence[Path], inside: StepResult) -> StepResult:
+    """Crystal axes of all data."""
+    arguments = _orientation_arguments(run, stacks, inside)
     return run.solve(name, solves.solve_orientation, arguments, log=get_run_logger().info)
+
+
+@task(name="orientation of a half", task_run_name="orientation-half-{half}", **OPTIONS)
+def half_orientation(
+    run: Run, stacks: Sequence[Path], inside: StepResult, half: int, whole: StepResult
+) -> StepResult:
+    """Crystal axes of one half of the data, with the strength that was found for all."""
+    arguments = {
+        **_orientation_arguments(run, stacks, inside),
+        "half": half,
+        "like": whole.path("found.json"),
+    }
+    name = f"orientation-half-{half}"
+    needed = solves.orientation_bytes(stacks, inside.path("support.npy"))
+    log = get_run_logger().info
+    return run.member(name, solves.solve_orientation, arguments, needed, log=log)
 
 
 @task(name="orientation twin", **OPTIONS)
 def twin(run: Run, stacks: Sequence[Path], whole: StepResult, inside: StepResult) -> StepResult:
     """Crystal axes of a twin of the measurement, for their uncertainty."""
     arguments = {
-        "stacks": list(stacks),
+        **_orientation_arguments(run, stacks, inside),
         "fields": whole.path("fields.npz"),
         "like": whole.path("found.json"),
+    }
+    needed = solves.orientation_bytes(stacks, inside.path("support.npy"))
+    log = get_run_logger().info
+    return run.member("orientation-twin", solves.solve_twin, arguments, needed, log=log)
+
+
+def _orientation_arguments(run: Run, stacks: Sequence[Path], inside: StepResult) -> dict[str, Any]:
+    return {
+        "stacks": list(stacks),
         "support": inside.path("support.npy"),
         "settings": run.recipe.orientation,
         "seed": run.recipe.seed,
     }
-    log = get_run_logger().info
-    return run.solve("orientation-twin", solves.solve_twin, arguments, log=log)
 
 
 @task(name="magnetisation", **OPTIONS)

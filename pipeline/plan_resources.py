@@ -174,12 +174,12 @@ def _updates(
     combinations = STAGES[stage].combinations
     if stage == "joint alignment":
         binning = -(-max(volume) // WIDEST)
-        iterations = recipe.align.joint_rounds * (ITERATIONS + 2)
-        return product * combinations * iterations / binning**3
+        rounds = recipe.align.joint_rounds * (ITERATIONS + 2)
+        return product * combinations * rounds / binning**3
     if stage == "magnetisation":
         vector = recipe.vector
-        iterations = (vector.iterations or 40) + STEP_PRODUCTS * vector.refine_iterations
-        return product * combinations * (iterations + SEARCH_PRODUCTS)
+        steps = (vector.iterations or 40) + STEP_PRODUCTS * vector.refine_iterations
+        return product * combinations * (steps + SEARCH_PRODUCTS)
     settings = recipe.orientation
     whole = settings.iterations + STEP_PRODUCTS * settings.refine_iterations
     # The whole set and its twin; both halves, of half of the data and without refinement.
