@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.align.assemble import concatenate
 from pipeline.align.joint import align_pairs
 from pipeline.analyse.density import air_noise
-from pipeline.distribute import InProcessLeastSquares
+from pipeline.distribute import InProcessLeastSquares, ShardedLeastSquares
 from pipeline.errors import InputError
 from pipeline.io.hdf5 import open_hdf5
 from pipeline.io.stacks import load_differenced
@@ -330,9 +330,10 @@ def _weighed(
     if not is_joint(stack):
         return stack, None
     if like is None:
-        noise = measure_rows(
-            stack, inside, problem(stack, inside.shape), seed=seed, progress=progress
-        )
+        term = problem(stack, inside.shape)
+        noise = measure_rows(stack, inside, term, seed=seed, progress=progress)
+        if isinstance(term, ShardedLeastSquares):
+            term.close()
     else:
         noise = {int(kind): value for kind, value in read_json(like)["row_noise"].items()}
     return weigh_rows(stack, noise), noise

@@ -137,6 +137,10 @@ class ShardedLeastSquares(ABC):
         """`A^T W A x`, (c, z, y, x) float32."""
         return self._product("normal", field)[0]
 
+    @abstractmethod
+    def close(self) -> None:
+        """Free what the shards take; results already returned stay valid."""
+
     def _square(self, stack: DifferencedStack, indices: Indices) -> float:
         """Weighted sum of squares of a shard's data."""
         data = stack.data[indices]
@@ -203,6 +207,10 @@ class InProcessLeastSquares(ShardedLeastSquares):
             )
             for i in self.shards
         ]
+
+    def close(self) -> None:
+        """Free the shards' data."""
+        self._problems = []
 
     def _product(self, operation: Operation, field: Field) -> tuple[Field, float]:
         total = TreeSum()
