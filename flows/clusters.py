@@ -52,8 +52,9 @@ class ProblemFactory(Protocol):
         *,
         pixel_weights: PixelWeights | None = None,
         scheme: Scheme = "series",
+        near: bool = False,
     ) -> LeastSquares:
-        """Data term of `stack` for a volume (z, y, x)."""
+        """Data term of `stack` for a volume (z, y, x); `near` here if all workers are here."""
         ...
 
 
@@ -167,9 +168,10 @@ class Compute:
             *,
             pixel_weights: PixelWeights | None = None,
             scheme: Scheme = "series",
+            near: bool = False,
         ) -> LeastSquares:
             client = self.client()
-            if client is None:
+            if client is None or (near and self.settings.kind == "local"):
                 return InProcessLeastSquares(stack, volume_shape, pixel_weights, scheme)
             problem = DistributedLeastSquares(
                 client,

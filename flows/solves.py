@@ -59,8 +59,10 @@ class Problem(Protocol):
         *,
         pixel_weights: PixelWeights | None = None,
         scheme: Scheme = "series",
+        near: bool = False,
     ) -> LeastSquares:
-        """Data term of `stack` for a volume (z, y, x)."""
+        """Data term of `stack` for a volume (z, y, x); `near` in this process where the workers are
+        on its machine, which then has nothing to gain from them but the passing of fields."""
         ...
 
 
@@ -70,6 +72,7 @@ def in_process(
     *,
     pixel_weights: PixelWeights | None = None,
     scheme: Scheme = "series",
+    near: bool = False,  # noqa: ARG001 - always is
 ) -> LeastSquares:
     """Data term in this process: the same bits as on a cluster."""
     return InProcessLeastSquares(stack, volume_shape, pixel_weights, scheme)
@@ -313,6 +316,7 @@ def solve_orientation(
         settings,
         seed=seed,
         problem=problem(stack, inside.shape),
+        make=lambda part: problem(part, inside.shape, near=True),
         progress=progress,
     )
     _save_orientation(out, found, noise)
@@ -372,6 +376,7 @@ def solve_twin(
         settings,
         seed=seed,
         problem=problem(twin, inside.shape),
+        make=lambda part: problem(part, inside.shape, near=True),
         progress=progress,
     )
     _save_orientation(out, found, noise)
@@ -415,6 +420,7 @@ def solve_vector(
         inside,
         settings,
         problem=problem(stack, inside.shape, scheme=scheme),
+        make=lambda part: problem(part, inside.shape, scheme=scheme, near=True),
         seed=seed,
         progress=progress,
     )

@@ -27,7 +27,7 @@ from pipeline.reconstruct.axes import (
     outer_tensor,
     principal_axes,
 )
-from pipeline.reconstruct.smooth import EDGE_SCALE, EDGE_STRENGTH
+from pipeline.reconstruct.smooth import EDGE_SCALE, EDGE_STRENGTH, MakeTerm
 from pipeline.stacks import DifferencedStack
 from pipeline.tomography.minimise import Objective, ResidualCurve, quasi_newton
 from pipeline.tomography.priors import (
@@ -177,6 +177,7 @@ def solve_jointly(
     problem: LeastSquares | None = None,
     *,
     seed: int = 0,
+    make: MakeTerm | None = None,
     progress: ProgressCallback = silent,
 ) -> JointFields:
     """Tensor, isotropic part and axis from weighed rows.
@@ -187,7 +188,7 @@ def solve_jointly(
     support : (z, y, x) bool.
     settings : iterations and strengths.
     problem : the data term of `stack` where it is computed elsewhere.
-    seed, progress : as in `reconstruct_orientation`.
+    seed, make, progress : as in `reconstruct_orientation`.
 
     Raises
     ------
@@ -224,7 +225,7 @@ def solve_jointly(
             progress,
             "isotropic part",
         )
-        smoothness, noise, start = _strength(projector, stack, support, first, seed, progress)
+        smoothness, noise, start = _strength(projector, stack, support, first, seed, make, progress)
     curve: list[float] = []
     field = _smooth(
         problem,
@@ -271,17 +272,19 @@ def _strength(
     support: Mask,
     first: Field,
     seed: int,
+    make: MakeTerm | None,
     progress: ProgressCallback,
 ) -> tuple[float, float, Field]:
     """Strength of the tensor's prior, noise, and where to start, from rows without the rest."""
     alone = np.zeros_like(first)
     alone[ISOTROPIC] = first[ISOTROPIC]
     data = without_unmeasured(stack.data, stack.valid) - projector.forward(alone)
+    tensor_rows = replace(stack, data=data, weights=stack.weights[:, :ISOTROPIC])
     tensor_only = Projector(
         support.shape,
         stack.data.shape[1:],
         stack.rotations,
-        stack.weights[:, :ISOTROPIC],
+        tensor_rows.weights,
         projector.scheme,
         support=support,
         point_spread_px=stack.point_spread_px,
@@ -293,6 +296,7 @@ def _strength(
         metric=component_metric(ISOTROPIC),
         pixel_weights=stack.valid,
         seed=seed,
+        part=None if make is None else lambda chosen: make(tensor_rows.subset(chosen)),
         stage="orientation: prior strength",
         progress=progress,
     )

@@ -31,7 +31,7 @@ from pipeline.reconstruct.joint_orientation import (
     weigh_rows,
 )
 from pipeline.reconstruct.random_starts import descend_axis
-from pipeline.reconstruct.smooth import EDGE_STRENGTH, check_inputs, smooth_solution
+from pipeline.reconstruct.smooth import EDGE_STRENGTH, MakeTerm, check_inputs, smooth_solution
 from pipeline.stacks import DifferencedStack
 from pipeline.tomography.minimise import ResidualCurve, quasi_newton
 from pipeline.tomography.priors import EdgePreservingPrior, Mask, component_metric, unpack
@@ -85,6 +85,7 @@ def reconstruct_orientation(
     *,
     seed: int = 0,
     problem: LeastSquares | None = None,
+    make: MakeTerm | None = None,
     progress: ProgressCallback = silent,
 ) -> OrientationResult:
     """Reconstruct the crystal axis of every voxel of the support.
@@ -97,7 +98,8 @@ def reconstruct_orientation(
     settings : method, iterations and strengths.
     seed : of the random starts and of random probes.
     problem : the data term where it is computed elsewhere (a cluster); computed in this process
-        from `stack` when absent. Held-out projections are always taken from `stack`.
+        from `stack` when absent. Held-out projections are always predicted in this process.
+    make : makes data terms of parts of the projections where they are computed elsewhere.
     progress : reports every iteration.
 
     Returns
@@ -121,7 +123,9 @@ def reconstruct_orientation(
     if is_joint(stack):
         noise = measure_rows(stack, support, problem, seed=seed, progress=progress)
         weighed = weigh_rows(stack, noise)
-        return reconstruct_weighed(weighed, support, settings, seed=seed, progress=progress)
+        return reconstruct_weighed(
+            weighed, support, settings, seed=seed, make=make, progress=progress
+        )
     scheme = fastest_scheme(stack.rotations)
     projector = Projector(
         support.shape,
@@ -145,6 +149,7 @@ def reconstruct_orientation(
         iterations=settings.iterations,
         seed=seed,
         stage="orientation",
+        make=make,
         progress=progress,
     )
     packed = smooth.solution.field[:, support]
@@ -188,6 +193,7 @@ def reconstruct_weighed(
     *,
     seed: int = 0,
     problem: LeastSquares | None = None,
+    make: MakeTerm | None = None,
     progress: ProgressCallback = silent,
 ) -> OrientationResult:
     """Reconstruct the crystal axis from polarisations that are fitted jointly.
@@ -195,7 +201,7 @@ def reconstruct_weighed(
     Parameters
     ----------
     stack : from `weigh_rows`.
-    support, settings, seed, problem, progress : as in `reconstruct_orientation`.
+    support, settings, seed, problem, make, progress : as in `reconstruct_orientation`.
 
     Raises
     ------
@@ -203,7 +209,9 @@ def reconstruct_weighed(
         As `reconstruct_orientation`.
     """
     check_inputs(stack, support, "linear", "an orientation")
-    found = solve_jointly(stack, support, settings, problem, seed=seed, progress=progress)
+    found = solve_jointly(
+        stack, support, settings, problem, seed=seed, make=make, progress=progress
+    )
     principal = principal_axes(found.tensor, found.sign)
     length = np.linalg.norm(found.vectors, axis=0)
     axis = np.divide(found.vectors, length, out=principal.axis.copy(), where=length > 0.0)

@@ -6,6 +6,7 @@ voxel, and the noise.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,9 @@ from pipeline.tomography.priors import (
 from pipeline.tomography.projector import Projector
 from pipeline.tomography.solvers import LeastSquares, Solution, conjugate_gradient
 from pipeline.tomography.strength import held_out_strength, mean_diagonal
+
+MakeTerm = Callable[[DifferencedStack], LeastSquares]
+"""Makes the data term of a stack, in this process or on a cluster."""
 
 EDGE_STRENGTH = 1.5
 """Default strength of the edge-preserving prior in units of the noise of one voxel's gradient,
@@ -91,6 +95,7 @@ def smooth_solution(
     iterations: int,
     seed: int,
     stage: str,
+    make: MakeTerm | None = None,
     progress: ProgressCallback = silent,
 ) -> Smooth:
     """Minimise `1/2 ‖A x − b‖² + λ/2 ‖∇x‖²` in the support, with `λ` from the data when not given.
@@ -103,6 +108,7 @@ def smooth_solution(
     smoothness : `λ` relative to the mean diagonal of `AᵀA`; None asks the data.
     iterations : most conjugate-gradient iterations.
     seed : of random probes.
+    make : makes the data term of held-in projections where it is computed elsewhere.
     stage, progress : where and under which name to report.
     """
     metric = component_metric(problem.field_shape[0])
@@ -116,6 +122,7 @@ def smooth_solution(
             metric=metric,
             pixel_weights=stack.valid,
             seed=seed,
+            part=None if make is None else lambda chosen: make(stack.subset(chosen)),
             stage=f"{stage}: prior strength",
             progress=progress,
         )

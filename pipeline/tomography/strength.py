@@ -8,6 +8,7 @@ prediction, beside that, is the level of noise that a finer prior should reckon 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,6 +94,7 @@ def held_out_strength(
     pixel_weights: PixelWeights | None = None,
     iterations: int = 25,
     seed: int = 0,
+    part: Callable[[NDArray[np.intp]], LeastSquares] | None = None,
     stage: str = "prior strength",
     progress: ProgressCallback = silent,
 ) -> HeldOut:
@@ -107,6 +109,8 @@ def held_out_strength(
         fitted nor predicted.
     iterations : most conjugate-gradient iterations per strength, each from the best field so far.
     seed : of the probe of the diagonal.
+    part : data term of the projections that are not held out, by their indices, where it is
+        computed elsewhere (a cluster).
     stage, progress : where and under which name to report.
 
     Returns
@@ -128,7 +132,12 @@ def held_out_strength(
         raise InputError(f"expected at least 3 projections to hold some out, found {len(data)}")
     held = np.arange(len(data)) % HELD_OUT == min(HELD_OUT, len(data)) // 2
     weights = None if pixel_weights is None else pixel_weights[~held]
-    rest = LocalLeastSquares(projector.subset(np.flatnonzero(~held)), data[~held], weights)
+    fitted = np.flatnonzero(~held)
+    rest: LeastSquares
+    if part is None:
+        rest = LocalLeastSquares(projector.subset(fitted), data[~held], weights)
+    else:
+        rest = part(fitted)
     if rest.data_norm2 <= 0.0:
         raise InputError("the projections are all zero: there is nothing to reconstruct")
     checked = projector.subset(np.flatnonzero(held))
