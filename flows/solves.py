@@ -24,7 +24,13 @@ from pipeline.io.stacks import load_differenced
 from pipeline.plan_resources import STAGES, stage_memory
 from pipeline.progress import ProgressCallback, silent
 from pipeline.reconstruct.ensemble import twin_of_orientation
-from pipeline.reconstruct.joint_orientation import COMPONENTS, is_joint, measure_rows, weigh_rows
+from pipeline.reconstruct.joint_orientation import (
+    COMPONENTS,
+    is_joint,
+    measure_rows,
+    trust_means,
+    weigh_rows,
+)
 from pipeline.reconstruct.orientation import (
     OrientationResult,
     reconstruct_orientation,
@@ -338,6 +344,14 @@ def _weighed(
         noise = measure_rows(stack, inside, term, seed=seed, progress=progress)
         if isinstance(term, ShardedLeastSquares):
             term.close()
+        noise = trust_means(
+            stack,
+            inside,
+            noise,
+            make=lambda part: problem(part, inside.shape, near=True),
+            seed=seed,
+            progress=progress,
+        )
     else:
         noise = {int(kind): value for kind, value in read_json(like)["row_noise"].items()}
     return weigh_rows(stack, noise), noise

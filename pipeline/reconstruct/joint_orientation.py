@@ -46,7 +46,7 @@ from pipeline.tomography.solvers import (
     conjugate_gradient,
     without_unmeasured,
 )
-from pipeline.tomography.strength import held_out_strength
+from pipeline.tomography.strength import HELD_OUT, held_out_strength
 from schemas.recipe import OrientationSettings
 
 COMPONENTS = 7
@@ -63,9 +63,19 @@ TOLERANCE = 1e-4
 """Gradient at which a solve has converged, relative to the first one: that is ten times as large as
 the tensor's, for the isotropic part's sake."""
 
-FIRST_SMOOTHNESS, FIRST_ITERATIONS = 1.0, 30
-"""Prior and iterations of the solve that the rows are weighed by: as stiff as the data at the scale
+FIRST_SMOOTHNESS, FIRST_ITERATIONS = 1.0, 60
+"""Prior and most iterations of the solve that rows are weighed by: as stiff as the data at the scale
 of one voxel, where the search for the best strength starts as well."""
+
+
+DISTRUSTED = 10.0
+"""Factor by which the noise of means is raised where they do harm: they then say next to nothing
+that differences do not."""
+
+HARM = 0.02
+"""Means do harm if held-out differences are predicted better by this fraction without them. Errors
+of the isotropic part have a shape, as an edge or a shift has, and do more harm than noise of their
+size; below this fraction it is noise by which held-out rows differ."""
 
 
 def is_joint(stack: DifferencedStack) -> bool:
@@ -143,6 +153,66 @@ def measure_rows(
     largest = max(noise.values())
     # Noise-free data leave nothing to weigh by.
     return {kind: max(value, 1e-6 * largest, 1e-30) for kind, value in noise.items()}
+
+
+def trust_means(
+    stack: DifferencedStack,
+    support: Mask,
+    noise: Mapping[int, float],
+    *,
+    make: MakeTerm | None = None,
+    seed: int = 0,
+    progress: ProgressCallback = silent,
+) -> dict[int, float]:
+    """Trust the means of views as far as they help to predict differences that are held out.
+
+    Differences are free of whatever is wrong with the isotropic part. Where there are none, means
+    are all there is.
+
+    Parameters
+    ----------
+    stack, support : as in `measure_rows`.
+    noise : from `measure_rows`.
+    make : makes the data term of the other rows where it is computed elsewhere.
+    seed, progress : as in `measure_rows`.
+
+    Returns
+    -------
+    Noise by kind of row, that of means larger where they do harm.
+    """
+    kinds = row_kinds(stack)
+    differences = np.flatnonzero(kinds == 0)
+    held = differences[HELD_OUT // 2 :: HELD_OUT]
+    if not held.size or len(differences) == len(kinds):
+        return dict(noise)
+    rest = np.setdiff1d(np.arange(len(kinds)), held)
+    missed = []
+    for factor in (1.0, DISTRUSTED):
+        scaled = {kind: value * (factor if kind else 1.0) for kind, value in noise.items()}
+        rows = weigh_rows(stack, scaled)
+        fitted, checked = rows.subset(rest), rows.subset(held)
+        problem = (
+            LocalLeastSquares(_projector(fitted, support), fitted.data, fitted.valid)
+            if make is None
+            else make(fitted)
+        )
+        diagonals = _diagonals(problem, support, seed)
+        field = _smooth(
+            problem,
+            support,
+            FIRST_SMOOTHNESS,
+            diagonals,
+            None,
+            FIRST_ITERATIONS,
+            progress,
+            f"means at {factor:g} times their noise",
+        )
+        left = without_unmeasured(checked.data, checked.valid)
+        left = left - _projector(checked, support).forward(field)
+        if checked.valid is not None:
+            left = left * checked.valid
+        missed.append(float(np.sqrt(inner(left, left))))
+    return scaled if missed[1] < (1.0 - HARM) * missed[0] else dict(noise)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from pipeline.reconstruct.joint_orientation import (
     is_joint,
     measure_rows,
     solve_jointly,
+    trust_means,
     weigh_rows,
 )
 from pipeline.reconstruct.random_starts import descend_axis
@@ -122,6 +123,7 @@ def reconstruct_orientation(
     check_inputs(stack, support, "linear", "an orientation")
     if is_joint(stack):
         noise = measure_rows(stack, support, problem, seed=seed, progress=progress)
+        noise = trust_means(stack, support, noise, make=make, seed=seed, progress=progress)
         weighed = weigh_rows(stack, noise)
         return reconstruct_weighed(
             weighed, support, settings, seed=seed, make=make, progress=progress

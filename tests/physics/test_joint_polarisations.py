@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,12 +23,12 @@ from numpy.typing import NDArray
 
 from pipeline.align.assemble import difference
 from pipeline.align.views import PolarisedStack, joint_rows, match_views, partners
-from pipeline.reconstruct.joint_orientation import measure_rows, row_kinds, weigh_rows
+from pipeline.reconstruct.joint_orientation import measure_rows, row_kinds, trust_means, weigh_rows
 from pipeline.reconstruct.orientation import reconstruct_orientation, reconstruct_weighed
 from pipeline.stacks import AlignedStack
 from schemas.recipe import OrientationSettings
 
-N, GRAINS, ANGLES = 24, 6, 18
+N, GRAINS, ANGLES = 20, 5, 20
 ISOTROPIC = 0.0158
 SNR = 2.5
 SETTINGS = OrientationSettings(smoothness=1.0)
@@ -151,6 +152,23 @@ def test_rows_are_weighed_by_what_they_are_missed_by(sample):
     for kind in (0, 1, 2):
         scale = weighed.data[kinds == kind] / rows.data[kinds == kind]
         np.testing.assert_allclose(scale, 1.0 / noise[kind], rtol=1e-5)
+
+
+def test_means_are_trusted_as_far_as_they_help_to_predict_differences(sample):
+    rows = joint_rows(*sample.members({0.0: EVERY, 90.0: EVERY[::2]}))
+    noise = measure_rows(rows, sample.support)
+    assert trust_means(rows, sample.support, noise) == noise
+    # A transmission that drifts with the angle, in both partners: of the strong isotropic part it
+    # makes what looks like dichroism in the means, of the difference it changes next to nothing.
+    turn = np.pi * (EVERY % ANGLES) / ANGLES
+    drift = 1.0 + 0.1 * np.cos(2.0 * turn)[:, None, None]
+    drifting = copy(sample)
+    drifting.clean = {angle: clean * drift for angle, clean in sample.clean.items()}
+    rows = joint_rows(*drifting.members({0.0: EVERY, 90.0: EVERY[::2]}))
+    noise = measure_rows(rows, sample.support)
+    trusted = trust_means(rows, sample.support, noise)
+    assert trusted[0] == noise[0]
+    assert trusted[2] > 2.0 * noise[2]
 
 
 def test_any_list_of_angles_and_the_isotropic_part():
