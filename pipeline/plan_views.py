@@ -19,6 +19,10 @@ Rows = tuple[str, list[str], list[list[str]]]
 """Title, headers and rows of a table."""
 
 
+PAIR = ("LH", "LV")
+"""Polarisations whose difference is taken."""
+
+
 @dataclass(frozen=True)
 class ViewGroup:
     """How the frames of one mounting are used.
@@ -46,8 +50,9 @@ def view_groups(beamtime: Beamtime, folder: Path, polarisations: Polarisations) 
     Parameters
     ----------
     beamtime, folder : as loaded.
-    polarisations : the recipe's `orientation.polarisations`; `auto` takes differences where every
-        projection has its partner. One field is fitted, so that all mountings go one way.
+    polarisations : the recipe's `orientation.polarisations`; `auto` takes differences unless a
+        mounting has other polarisations than LH and LV or more projections without a partner than
+        pairs. One field is fitted, so that all mountings go one way.
 
     Raises
     ------
@@ -57,10 +62,14 @@ def view_groups(beamtime: Beamtime, folder: Path, polarisations: Polarisations) 
     """
     found = [_partners(members, folder) for members in beamtime.dichroic_groups()]
     linear = [members[0].polarisation.kind == "linear" for members in beamtime.dichroic_groups()]
-    incomplete = any(
-        alone for is_linear, (_, alone) in zip(linear, found, strict=True) if is_linear
+    called = any(
+        partners < alone or any(s.polarisation.label not in PAIR for s in members)
+        for members, is_linear, (partners, alone) in zip(
+            beamtime.dichroic_groups(), linear, found, strict=True
+        )
+        if is_linear
     )
-    joint = polarisations == "joint" or (polarisations == "auto" and incomplete)
+    joint = polarisations == "joint" or (polarisations == "auto" and called)
     groups = []
     for members, is_linear, (partners, alone) in zip(
         beamtime.dichroic_groups(), linear, found, strict=True
@@ -95,7 +104,7 @@ def _partners(members: Sequence[Series], folder: Path) -> tuple[int, int]:
     angles = [series_angles(series, folder) for series in members]
     labels = [series.polarisation.label for series in members]
     total = sum(len(found) for found in angles)
-    pair = next((p for p in (("LH", "LV"), ("C+", "C-")) if set(p) <= set(labels)), None)
+    pair = next((p for p in (PAIR, ("C+", "C-")) if set(p) <= set(labels)), None)
     if pair is None:
         return 0, total
     one, two = (angles[labels.index(label)] for label in pair)

@@ -188,10 +188,11 @@ class OrientationSettings(StrictModel):
 
     polarisations: Polarisations = "auto"
     """What is fitted: the `difference` of partners LH and LV, from which all but the dichroism is
-    gone, with a projection whose partner is missing left out; or the frames of all polarisations
+    gone, with projections whose partner is missing left out; or the frames of all polarisations
     `joint`ly, with the isotropic part as an unknown of its own, which uses every frame and any list
-    of polarisation angles, in twice the time. `auto` takes the difference where every projection
-    has its partner."""
+    of polarisation angles, in several times the time. `auto` takes the difference, which no error
+    of the isotropic part can spoil, unless a mounting has other polarisations or more projections
+    without a partner than pairs."""
 
     method: Literal["tensor", "random-starts"] = "tensor"
     """Convex tensor solve and rank-one refinement, or the published random-start scheme."""

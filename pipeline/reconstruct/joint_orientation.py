@@ -64,8 +64,8 @@ TOLERANCE = 1e-4
 the tensor's, for the isotropic part's sake."""
 
 FIRST_SMOOTHNESS, FIRST_ITERATIONS = 1.0, 60
-"""Prior and most iterations of the solve that rows are weighed by: as stiff as the data at the scale
-of one voxel, where the search for the best strength starts as well."""
+"""Prior and most iterations of the solve that rows are weighed by: as stiff as the data at the
+scale of one voxel, where the search for the best strength starts as well."""
 
 
 DISTRUSTED = 10.0

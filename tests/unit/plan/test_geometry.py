@@ -131,7 +131,7 @@ def test_only_products_that_are_wanted_are_refused(tmp_path: Path) -> None:
         check_geometry(wanted.beamtime, plan.geometry)
 
 
-def test_differences_are_taken_where_every_projection_has_its_partner(tmp_path: Path) -> None:
+def test_differences_are_taken_unless_the_data_call_for_more(tmp_path: Path) -> None:
     members = [series("a", 0.0, UPRIGHT), series("b", 90.0, UPRIGHT), series("c", 0.0, TILTED)]
     missing = load_beamtime(planned(tmp_path, *members), planned=True)
     groups = view_groups(missing.beamtime, missing.folder, "auto")
@@ -149,11 +149,14 @@ def test_differences_are_taken_where_every_projection_has_its_partner(tmp_path: 
     assert [(g.by_view, g.joint) for g in groups] == [(True, True)] * 2
     members[3]["exclude"] = [0, 5]
     some = load_beamtime(planned(tmp_path, *members), planned=True)
-    groups = view_groups(some.beamtime, some.folder, "difference")
+    groups = view_groups(some.beamtime, some.folder, "auto")
     assert [(g.by_view, g.joint, g.partners, g.alone) for g in groups] == [
         (False, False, 36, 0),
         (True, False, 34, 2),
     ]
+    diagonal = [*members, series("e", 45.0, TILTED)]
+    more = load_beamtime(planned(tmp_path, *diagonal), planned=True)
+    assert all(g.joint for g in view_groups(more.beamtime, more.folder, "auto"))
 
 
 def test_helicities_that_do_not_belong_together(tmp_path: Path) -> None:
