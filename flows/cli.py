@@ -165,7 +165,7 @@ def check(
         else:
             plan = judge_plan(loaded.beamtime, loaded.folder, settings, planned)
     if picture is not None and plan.geometry:
-        from pipeline.report.geometry import write_picture
+        from pipeline.report.conditioning import write_picture
 
         write_picture(picture, plan.geometry)
     if as_json:

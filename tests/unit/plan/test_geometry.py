@@ -14,7 +14,7 @@ from pipeline.io.beamtime import load_beamtime
 from pipeline.plan import judge_plan
 from pipeline.plan_geometry import check_geometry, judge_geometry
 from pipeline.plan_views import view_groups
-from pipeline.report.geometry import geometry_picture
+from pipeline.report.conditioning import geometry_picture
 from pipeline.tomography.contrast import (
     circular_weights,
     linear_difference_weights,
