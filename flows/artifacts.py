@@ -1,12 +1,20 @@
-"""What a run leaves in the Prefect UI: one page."""
+"""What a run leaves in the Prefect UI when it has ended: one page; and its tags."""
 
 from __future__ import annotations
 
-import re
+import logging
+from pathlib import Path
 
+from prefect import runtime
 from prefect.artifacts import create_markdown_artifact
 
+from flows.api import PrefectApi, RefusedError, ServerAwayError, api_url
+from flows.dashboard import report_link
+from flows.environment import is_private
+from flows.page import key_of
 from flows.run import RunSummary
+
+_LOG = logging.getLogger(__name__)
 
 
 def summary_markdown(sample: str, summary: RunSummary) -> str:
@@ -23,6 +31,8 @@ def summary_markdown(sample: str, summary: RunSummary) -> str:
         "",
         f"Reused {summary.reused} of {summary.steps} steps; {summary.seconds:.1f} s.",
         "",
+        f"Report: {report_link(summary.report)}",
+        "",
         *[f"- `{path}`" for path in (summary.result, summary.summary, summary.report)],
     ]
     return "\n".join(lines)
@@ -30,7 +40,21 @@ def summary_markdown(sample: str, summary: RunSummary) -> str:
 
 def publish_summary(sample: str, summary: RunSummary) -> None:
     """Put the page where the Prefect UI shows it; its key stays the same from run to run."""
-    name = re.sub(r"[^a-z0-9]+", "-", sample.lower()).strip("-") or "sample"
     create_markdown_artifact(
-        summary_markdown(sample, summary), key=f"summary-{name}", description=f"Result of {sample}"
+        summary_markdown(sample, summary),
+        key=key_of("summary", sample),
+        description=f"Result of {sample}",
     )
+
+
+def tag_run(sample: str, folder: Path) -> None:
+    """Tag the run by its beamtime and sample, however it was started."""
+    run = runtime.flow_run.id
+    if run is None or is_private():
+        return
+    wanted = {f"beamtime:{folder.name}", f"sample:{sample}"}
+    tags = sorted(wanted | set(runtime.flow_run.tags or []))
+    try:
+        PrefectApi(api_url()).patch(f"/flow_runs/{run}", {"tags": tags})
+    except (ServerAwayError, RefusedError) as error:
+        _LOG.warning("the run has no tags: %s", error)

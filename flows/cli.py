@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows import cli_results
+from flows import cli_results, cli_service
 from flows.console import Json, fail, one_line_errors, print_figures, print_json, print_table
 from pipeline.errors import InputError
 
@@ -191,7 +191,7 @@ def run(
     """
     from pipeline.io.beamtime import load_beamtime, load_recipe
 
-    loaded = load_beamtime(beamtime)  # Refused before a server or a folder is made.
+    loaded = load_beamtime(beamtime)  # RefusedError before a server or a folder is made.
     settings = _with_cluster(load_recipe(recipe), cluster)
     from flows.environment import prefect_server
     from pipeline.plan import check_pixel_sizes, inspect_all
@@ -289,6 +289,7 @@ def schema(
 
 
 cli_results.register(app)
+cli_service.register(app)
 
 
 def main() -> None:

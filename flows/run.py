@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,11 +22,12 @@ from flows.progress import ProgressBoard
 from flows.stages import PairKind
 from flows.steps import StepFunction, StepResult, Unkeyed, Workspace
 from pipeline.align.assemble import nominal_base
-from pipeline.errors import InputError
+from pipeline.errors import InputError, ResourceError
 from pipeline.io.beamtime import load_beamtime, series_files
 from pipeline.io.raw import SeriesInfo
 from pipeline.plan import inspect_all
 from schemas.beamtime import Beamtime, Product
+from schemas.operation import Answer
 from schemas.provenance import InputFile, Provenance, StepRecord
 from schemas.recipe import Recipe
 from schemas.series import Series
@@ -114,6 +116,24 @@ class Layout:
             for group in self.with_kind(None)
             if not first[group.name].energy.resonant and not first[group.name].absorbing
         ]
+
+    def excluding(self, wanted: Mapping[str, Sequence[int]]) -> Layout:
+        """The same without some projections, by series."""
+
+        def changed(series: Series) -> Series:
+            together = sorted({*series.exclude, *wanted.get(series.name, ())})
+            return series.model_copy(update={"exclude": together})
+
+        groups = tuple(
+            replace(group, members=tuple(changed(series) for series in group.members))
+            for group in self.groups
+        )
+        names = [group.name for group in self.groups]
+        reference = self.reference and groups[names.index(self.reference.name)]
+        beamtime = self.beamtime.model_copy(
+            update={"series": [changed(series) for series in self.beamtime.series]}
+        )
+        return replace(self, beamtime=beamtime, groups=groups, reference=reference or None)
 
     def energy_groups(self) -> dict[float, list[Group]]:
         """Scalar groups that chemistry compares, by energy in rising order; none without it."""
@@ -332,6 +352,7 @@ class Run:
     ----------
     layout, recipe : what to do.
     workspace, compute, board : how it is reused, computed and shown.
+    answers : what an operator has decided.
     """
 
     def __init__(
@@ -347,6 +368,7 @@ class Run:
         self.workspace = workspace
         self.compute = compute
         self.board = board
+        self.answers: list[Answer] = []
         self.started = datetime.now(UTC)
         self._places = threading.BoundedSemaphore(compute.parallel_steps)
 
@@ -391,7 +413,7 @@ class Run:
         return result
 
     def _tell(self, result: StepResult, log: Callable[[str], None] | None) -> None:
-        self.board.finished(result.name, result.seconds, reused=result.reused)
+        self.board.finished(result.name, result.seconds, reused=result.reused, folder=result.folder)
         if log is not None:
             log("reused" if result.reused else f"done in {result.seconds:.1f} s")
 
@@ -430,6 +452,7 @@ class Run:
             steps=[
                 StepRecord(name=step.name, key=step.key, seconds=step.seconds) for step in steps
             ],
+            answers=self.answers,
         )
 
 
@@ -443,11 +466,40 @@ def _processor() -> str:
 
 
 @contextmanager
-def open_run(layout: Layout, recipe: Recipe, out: Path, board: ProgressBoard) -> Iterator[Run]:
-    """Lock the output folder and hold the means of a run while the block lasts."""
+def open_run(
+    layout: Layout, recipe: Recipe, out: Path, board: ProgressBoard, *, patience_s: float = 0.0
+) -> Iterator[Run]:
+    """Lock the output folder and hold the means of a run while the block lasts.
+
+    Parameters
+    ----------
+    layout, recipe, out, board : of the run.
+    patience_s : how long to wait for another run that uses the folder [s].
+    """
     with (
-        Workspace(out).locked() as workspace,
+        patiently_locked(Workspace(out), patience_s) as workspace,
         open_compute(recipe.cluster, workspace.scratch) as compute,
         board.shown(),
     ):
         yield Run(layout, recipe, workspace, compute, board)
+
+
+@contextmanager
+def patiently_locked(workspace: Workspace, patience_s: float) -> Iterator[Workspace]:
+    """Hold the folder of a workspace; waits for another run that uses it.
+
+    Raises
+    ------
+    ResourceError : it is still used after the time.
+    """
+    end = time.monotonic() + patience_s
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(workspace.locked())
+                break
+            except ResourceError:
+                if time.monotonic() >= end:
+                    raise
+                time.sleep(0.5)
+        yield workspace

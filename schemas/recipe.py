@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from schemas.base import StrictModel
 from schemas.cluster import Cluster
+from schemas.operation import ApprovalSettings, PreviewSettings, QualityLimits
 
 
 class ResampleSettings(StrictModel):
@@ -379,3 +380,6 @@ class Recipe(StrictModel):
     chemistry: ChemistrySettings = ChemistrySettings()
     boundaries: BoundarySettings = BoundarySettings()
     cluster: Cluster = Cluster()
+    preview: PreviewSettings = PreviewSettings()
+    limits: QualityLimits = QualityLimits()
+    approval: ApprovalSettings = ApprovalSettings()
