@@ -164,7 +164,7 @@ def _words(run: Run, board: Dashboard, measures: list[Measure], complaint: str) 
     sample = run.layout.beamtime.sample.name
     return (
         f"{hint}**{sample}** is aligned. Go on with the reconstruction?\n\n"
-        f"{table(measures)}\n\n{slices}\n\n"
+        f"{slices}\n\n{table(measures)}\n\n"
         f"Without an answer within {settings.timeout_s} s: *{settings.default}*."
     )
 

@@ -52,9 +52,10 @@ def tag_run(sample: str, folder: Path) -> None:
     run = runtime.flow_run.id
     if run is None or is_private():
         return
-    wanted = {f"beamtime:{folder.name}", f"sample:{sample}"}
-    tags = sorted(wanted | set(runtime.flow_run.tags or []))
+    tags = {f"sample:{sample}", *(runtime.flow_run.tags or [])}
+    if not any(tag.startswith("beamtime:") for tag in tags):
+        tags.add(f"beamtime:{folder.name}")
     try:
-        PrefectApi(api_url()).patch(f"/flow_runs/{run}", {"tags": tags})
+        PrefectApi(api_url()).patch(f"/flow_runs/{run}", {"tags": sorted(tags)})
     except (ServerAwayError, RefusedError) as error:
         _LOG.warning("the run has no tags: %s", error)

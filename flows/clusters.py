@@ -155,10 +155,12 @@ class Compute:
         return client
 
     def _heard(self, event: tuple[float, Any]) -> None:
+        # Dask adds the name of the worker to what it was given.
         message = event[1]
-        listener = self._listeners.get(message.pop("call"))
+        listener = self._listeners.get(message["call"])
         if listener is not None:
-            listener(Progress(**message))
+            known = ("stage", "done", "total", "residual")
+            listener(Progress(**{name: message[name] for name in known}))
 
     def close(self) -> None:
         """Close the client and the private cluster, if they were opened."""

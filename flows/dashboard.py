@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import threading
@@ -141,6 +142,10 @@ class Dashboard(ProgressBoard):
 
     def _measure(self, name: str, folder: Path) -> None:
         kind, _, what = name.partition("-")
+        if (folder / "residuals.json").exists():
+            self._curves = {k: v for k, v in self._curves.items() if k.partition(":")[0] != name}
+            curve = json.loads((folder / "residuals.json").read_text())
+            self._curves[name] = [value for value in curve if value and value > 0]
         if kind == "prepare" and (folder / "quality.npz").exists():
             self.measures[name] = quality.of_series(what, folder, self.limits)
         elif kind == "align" and (folder / "alignment.npz").exists():
@@ -210,7 +215,7 @@ class Dashboard(ProgressBoard):
             head += f", {reused} of them before" if reused else ""
             parts = [
                 f"# {self.title}",
-                f"{head} · quality {quality.SIGNS[quality.worst(measured)]}",
+                f"{head} · quality {quality.WORDS[quality.worst(measured)]}",
             ]
             parts += self.notes
             parts += [self._progress()]
@@ -229,8 +234,8 @@ class Dashboard(ProgressBoard):
                 f"| **{row.step}** | {row.stage} | {share} | {residual} | {clock(row.left())} |"
             )
         for name, seconds, reused in reversed(self._done[-_FINISHED_SHOWN:]):
-            took = "made before" if reused else f"in {clock(seconds)}"
-            rows.append(f"| {name} | done {took} | | | |")
+            took = "made before" if reused else f"done in {clock(seconds)}"
+            rows.append(f"| {name} | {took} | | | |")
         return "\n".join(rows)
 
 

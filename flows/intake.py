@@ -32,7 +32,6 @@ SO_FAR = "beamtime-so-far.yaml"
 PREVIEW_DEPLOYMENT = "preview/scans"
 FULL_DEPLOYMENT = "process-beamtime/beamtime"
 
-_NAMES_IN_TITLE = 1
 _DATA_SUFFIXES = (".h5", ".hdf5", ".nxs", ".cxi", ".mat", ".ptyr", ".tif", ".tiff")
 
 
@@ -227,14 +226,13 @@ class Intake:
         }
 
     def _preview(self, scans: Sequence[Scan]) -> Order:
-        names = [Path(scan.path).stem for scan in scans]
-        what = names[0] if len(names) <= _NAMES_IN_TITLE else f"{len(names)} scans"
+        names = [Path(scan.path).name for scan in scans]
         parameters = {
             **self._parameters(self.path),
             "series": scans[0].series,
-            "scans": [Path(scan.path).name for scan in scans],
+            "scans": names,
         }
-        name = f"{self.sample} · {scans[0].series} · {what} · preview"
+        name = preview_name(self.sample, scans[0].series, names)
         tags = [*self.tags, "preview"]
         return Order(_key("preview", scans), PREVIEW_DEPLOYMENT, name, tags, parameters)
 
@@ -251,6 +249,13 @@ class Intake:
         key = _key(SCAN_FINISHED, [scan])
         content = {"beamtime": str(self.path), "file": scan.path, "series": scan.series}
         return _event(key, SCAN_FINISHED, self.sample, {"scan": content, "by": "watch"})
+
+
+def preview_name(sample: str, series: str | None, scans: Sequence[str]) -> str:
+    """Name of a preview in the UI: sample, series, scan, stage."""
+    what = Path(scans[0]).stem if len(scans) == 1 else f"{len(scans)} scans"
+    parts = [sample, series or "all series", *([what] if scans else []), "preview"]
+    return " · ".join(parts)
 
 
 def identity_of(file: Path) -> tuple[int, int, int]:

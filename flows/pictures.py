@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,22 @@ MOST_BYTES = 60_000
 def embedded(png: bytes, alt: str) -> str:
     """A picture inside Markdown."""
     return f"![{alt}](data:image/png;base64,{base64.b64encode(small(png)).decode()})"
+
+
+_COLOURS = {"green": (0, 158, 115), "amber": (230, 159, 0), "red": (213, 60, 40)}
+
+
+@cache
+def dot(colour: str, edge_px: int = 14) -> str:
+    """A coloured dot inside Markdown."""
+    from PIL import Image, ImageDraw
+
+    image = Image.new("RGBA", (4 * edge_px, 4 * edge_px), (0, 0, 0, 0))
+    ImageDraw.Draw(image).ellipse((2, 2, 4 * edge_px - 3, 4 * edge_px - 3), _COLOURS[colour])
+    buffer = io.BytesIO()
+    image.resize((edge_px, edge_px), Image.Resampling.LANCZOS).save(buffer, format="png")
+    text = base64.b64encode(buffer.getvalue()).decode()
+    return f"![{colour}](data:image/png;base64,{text})"
 
 
 def small(png: bytes, most_bytes: int = MOST_BYTES) -> bytes:

@@ -25,7 +25,7 @@ from flows.artifacts import tag_run  # noqa: E402
 from flows.beamtime_flow import align_and_assemble  # noqa: E402
 from flows.confine import confined  # noqa: E402
 from flows.dashboard import Dashboard  # noqa: E402
-from flows.intake import TABLE  # noqa: E402
+from flows.intake import TABLE, preview_name  # noqa: E402
 from flows.run import Assembled, Group, Layout, Run, open_run  # noqa: E402
 from flows.steps import StepResult  # noqa: E402
 from pipeline.errors import InputError, ResourceError  # noqa: E402
@@ -51,7 +51,7 @@ def run_name() -> str:
         beamtime, _ = read_beamtime(Path(given["beamtime_path"]))
     except InputError:
         return f"{Path(given['out']).name} · preview"
-    return f"{beamtime.sample.name} · {given.get('series') or 'all series'} · preview"
+    return preview_name(beamtime.sample.name, given.get("series"), given.get("scans") or [])
 
 
 @flow(name="preview", flow_run_name=run_name, persist_result=False, validate_parameters=True)
@@ -121,7 +121,8 @@ def prepare_series(
         run = preview_run
         if whole:
             try:
-                opened = open_run(layout, recipe, out, preview_run.board)
+                here = recipe.model_copy(update={"cluster": Cluster(kind="none")})
+                opened = open_run(layout, here, out, preview_run.board)
                 run = stack.enter_context(opened)
             except ResourceError:
                 get_run_logger().info("%s is being reconstructed; prepared apart from it", out)

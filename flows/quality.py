@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
+from flows import pictures
 from pipeline.io.quality import read_quality
 from pipeline.plan import largest_gap
 from schemas.operation import Limit, QualityLimits, Verdict
 
-SIGNS: Mapping[Verdict, str] = {"green": "🟢 good", "amber": "🟠 look at it", "red": "🔴 bad"}
+WORDS: Mapping[Verdict, str] = {"green": "good", "amber": "look at it", "red": "bad"}
 _ORDER: Sequence[Verdict] = ("green", "amber", "red")
+
+_NAMED = 4
 
 
 @dataclass(frozen=True)
@@ -91,23 +94,29 @@ def of_registration(name: str, folder: Path, limits: QualityLimits) -> list[Meas
 
 
 def table(measures: Sequence[Measure]) -> str:
-    """The table in Markdown; what is worst comes first, and of the good ones only their number."""
+    """The table in Markdown: what is doubtful, the worst first; of the good ones their number."""
     if not measures:
         return "Nothing has been measured yet."
-    shown = [measure for measure in measures if measure.verdict != "green"]
-    shown.sort(key=lambda measure: -_ORDER.index(measure.verdict))
-    good = len(measures) - len(shown)
-    lines = [f"{SIGNS['green']}: {good} of {len(measures)} measures."]
-    if shown:
-        lines += [
-            "",
-            "| | where | measure | value | amber from | red from |",
-            "|---|---|---|---|---|---|",
-        ]
-    for item in shown:
-        value = f"{item.value:.3g} {item.unit}".strip()
+    good = [measure for measure in measures if measure.verdict == "green"]
+    doubtful: dict[tuple[Verdict, str], list[Measure]] = {}
+    for item in measures:
+        if item.verdict != "green":
+            doubtful.setdefault((item.verdict, item.what), []).append(item)
+    lines = [
+        "| | | measure | value | amber from | red from | where |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (verdict, what), alike in sorted(doubtful.items(), key=lambda it: -_ORDER.index(it[0][0])):
+        limit = alike[0].limit
+        far = max(alike, key=lambda item: item.value if limit.red >= limit.amber else -item.value)
+        names = ", ".join(item.where for item in alike[:_NAMED])
+        more = f" and {len(alike) - _NAMED} more" if len(alike) > _NAMED else ""
         lines.append(
-            f"| {SIGNS[item.verdict]} | {item.where} | {item.what} | {value} "
-            f"| {item.limit.amber:g} | {item.limit.red:g} |"
+            f"| {pictures.dot(verdict)} | {WORDS[verdict]} | {what} "
+            f"| {f'{far.value:.3g} {far.unit}'.strip()} | {limit.amber:g} | {limit.red:g} "
+            f"| {names}{more} |"
         )
+    lines.append(
+        f"| {pictures.dot('green')} | good | {len(good)} of {len(measures)} measures |||||"
+    )
     return "\n".join(lines)

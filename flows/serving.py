@@ -47,9 +47,10 @@ def run_server(host: str, port: int) -> None:
     """Run the Prefect server with its UI in this process."""
     end_with_parent(lambda: os._exit(0))
     import uvicorn
-    from prefect.server.api.server import create_app
 
-    uvicorn.run(create_app(), host=host, port=port, log_level="warning", access_log=False)
+    from flows.webserver import make_app
+
+    uvicorn.run(make_app(), host=host, port=port, log_level="warning", access_log=False)
 
 
 def run_runner(name: str, limit: int, poll_s: float, heartbeat_s: int) -> None:
