@@ -71,7 +71,7 @@ def excluded(text: str) -> dict[str, list[int]]:
     for part in filter(None, (piece.strip() for piece in text.replace("\n", ";").split(";"))):
         name, colon, numbers = part.partition(":")
         words = numbers.replace(",", " ").split()
-        if not (colon and words and all(word.isdigit() for word in words)):
+        if not (name.strip() and colon and words and all(word.isdigit() for word in words)):
             raise InputError(f"expected 'series: 3, 17', found '{part[:60]}'", field="exclude")
         found.setdefault(name.strip(), []).extend(int(word) for word in words)
     if not found:

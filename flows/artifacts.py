@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from prefect import runtime
 from prefect.artifacts import create_markdown_artifact
@@ -12,30 +14,43 @@ from flows.api import PrefectApi, RefusedError, ServerAwayError, api_url
 from flows.dashboard import report_link
 from flows.environment import is_private
 from flows.page import key_of
+from flows.progress import clock
 from flows.run import RunSummary
+from pipeline.report.markup import format_number
 
 _LOG = logging.getLogger(__name__)
 
 
+_DETAILS = ("alignment_shift_", "frames_proposed_", "residual_")
+"""Beginnings of figures that are told for every series; they come last."""
+
+
 def summary_markdown(sample: str, summary: RunSummary) -> str:
-    """The key figures and the paths as a page of Markdown."""
-    lines = [f"# {sample}", "", "| figure | value | uncertainty | unit |", "|---|---|---|---|"]
-    for name, figure in summary.figures.items():
-        value, error = figure["value"], figure.get("uncertainty")
-        shown = "–" if value is None else f"{value:.5g}"
-        lines.append(
-            f"| {name} | {shown} | {'' if error is None else f'{error:.2g}'} "
-            f"| {figure.get('unit', '')} |"
-        )
-    lines += [
+    """The key figures and the paths as a page of Markdown: what people quote comes first."""
+    figures = summary.figures
+    first = {k: v for k, v in figures.items() if not k.startswith(_DETAILS)}
+    rest = {k: v for k, v in figures.items() if k not in first}
+    lines = [
+        f"# {sample}",
         "",
-        f"Reused {summary.reused} of {summary.steps} steps; {summary.seconds:.1f} s.",
+        f"**{report_link(summary.report)}** · {clock(summary.seconds)}, reused "
+        f"{summary.reused} of {summary.steps} steps",
         "",
-        f"Report: {report_link(summary.report)}",
+        *_table(first),
+        *(["", "## Alignment and projections", "", *_table(rest)] if rest else []),
         "",
         *[f"- `{path}`" for path in (summary.result, summary.summary, summary.report)],
     ]
     return "\n".join(lines)
+
+
+def _table(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    lines = ["| figure | value | unit |", "|---|---|---|"]
+    for name, figure in figures.items():
+        value = figure["value"]
+        shown = "–" if value is None else format_number(value, figure.get("uncertainty"))
+        lines.append(f"| {name} | {shown} | {figure.get('unit', '')} |")
+    return lines
 
 
 def publish_summary(sample: str, summary: RunSummary) -> None:

@@ -74,6 +74,9 @@ def process_beamtime(
     if cluster is not None:
         settings = settings.model_copy(update={"cluster": cluster})
     layout = lay_out(beamtime_path)
+    for info in layout.infos.values():
+        for file in info.files:
+            confined(file, "series: files")
     check_chemistry(layout.beamtime, layout.folder, settings.chemistry)
     sample = layout.beamtime.sample.name
     tag_run(sample, layout.folder)

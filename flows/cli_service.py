@@ -132,6 +132,9 @@ def watch(
     by_hand: Annotated[
         bool, typer.Option("--by-hand", help="Start no reconstruction when the set is complete.")
     ] = False,
+    preview: Annotated[
+        bool, typer.Option(help="Whether scans start a preview as they come in.")
+    ] = True,
     table: Annotated[
         bool, typer.Option("--table", help="Print what has arrived and what was set aside; end.")
     ] = False,
@@ -155,16 +158,17 @@ def watch(
     if not folder.is_dir():
         raise InputError("expected a folder", path=folder)
     load_recipe(recipe)
-    spool = spool_of(_home(home))
+    settings = Watch(
+        stable_s=stable, full="by-hand" if by_hand else "when-complete", preview=preview
+    )
     destination = Destination(
-        (out or folder / "result").resolve(), None if recipe is None else recipe.resolve()
+        (out or folder / "result").resolve(),
+        None if recipe is None else recipe.resolve(),
+        settings.preview,
+        settings.full == "when-complete",
     )
-    settings = Watch(stable_s=stable, full="by-hand" if by_hand else "when-complete")
-    intake = Intake(
-        beamtime,
-        Destination(destination.out, destination.recipe, settings.preview, not by_hand),
-        spool,
-    )
+    spool = spool_of(_home(home))
+    intake = Intake(beamtime, destination, spool)
     if table:
         _print_table(intake, as_json)
         return

@@ -168,11 +168,19 @@ def read_table(out: Path, series: str | None, scans: list[str]) -> SoFar:
                 else set()
             )
             if not scans or set(scans) <= listed or time.monotonic() > end:
+                _check_files(table)
                 return table
         except OSError:
             if time.monotonic() > end:
                 raise InputError("file does not exist", path=out / TABLE) from None
         time.sleep(0.2)
+
+
+def _check_files(table: SoFar) -> None:
+    """Refuse a table that names files outside of the folders that runs may use."""
+    for name, item in table.series.items():
+        for file in item.series.files if item.series else []:
+            confined(file, f"{TABLE}: series '{name}': files")
 
 
 def lay_out_so_far(beamtime: Beamtime, folder: Path, table: SoFar, least: int) -> Layout | None:

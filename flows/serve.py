@@ -403,5 +403,5 @@ WantedBy=default.target
 
 def quoted(word: str) -> str:
     """A word as systemd reads it: in quotes, its specifiers and variables doubled."""
-    escaped = word.replace("\\\\", "\\\\\\\\").replace('"', '\\\\"')
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"')
     return '"' + escaped.replace("%", "%%").replace("$", "$$") + '"'

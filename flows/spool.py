@@ -256,8 +256,13 @@ class Spool:
             self._settle([key], "sent", run_id=str(run["id"]))
         events = self._waiting("event")[:_EVENTS_AT_ONCE]
         if events:
-            api.post("/events", [content for _, content in events])
-            self._settle([key for key, _ in events], "sent")
+            keys = [key for key, _ in events]
+            try:
+                api.post("/events", [content for _, content in events])
+                self._settle(keys, "sent")
+            except RefusedError as no:
+                self._settle(keys, "refused", reason=no.reason)
+                refused.append(f"{len(keys)} events: {no.reason}")
         return refused
 
     def _waiting(self, kind: str) -> list[tuple[str, dict[str, Any]]]:
