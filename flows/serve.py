@@ -14,8 +14,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -26,6 +24,7 @@ from flows.announcements import Announcements
 from flows.api import PrefectApi, RefusedError, ServerAwayError
 from flows.confine import VARIABLE
 from flows.environment import prepare_environment
+from flows.serving import answers
 from flows.spool import Spool
 from pipeline.errors import InputError, ResourceError
 from schemas.service import Service
@@ -87,6 +86,8 @@ def environment_of(
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_API_URL": f"{origin}/api",
         "PREFECT_UI_API_URL": "/api",
+        # By default Prefect unpacks its UI into its own package, which may not be ours to write.
+        "PREFECT_UI_STATIC_DIRECTORY": str(home / "ui"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         # The newer UI calls a third party; the older one does not, and shows approval as a button.
@@ -234,11 +235,12 @@ class Serving:
                 f"port {self.settings.port} is taken by another program; choose another --port"
             )
         self._start("server", ["server", self.settings.host, str(self.settings.port)])
-        self._until(self._healthy, "the server")
+        # The runners import what they need while the server makes its tables.
         slots = self.settings.reconstructions or max(1, count_gpus())
         poll, beat = str(self.settings.poll_s), str(self.settings.heartbeat_s)
         self._start("scans", ["runner", "scans", "1", poll, beat])
         self._start("reconstructions", ["runner", "reconstructions", str(slots), poll, beat])
+        self._until(self._healthy, "the server")
         self._automate()
         self._until(self._deployed, "the runners")
         return time.monotonic() - started
@@ -305,17 +307,6 @@ class Serving:
         for child in reversed(self.children):
             child.stop(40.0 if child.name != "server" else 5.0)
         self.children.clear()
-
-
-def answers(url: str) -> bool:
-    """Whether something speaks HTTP there."""
-    try:
-        with urllib.request.urlopen(url, timeout=2):
-            return True
-    except urllib.error.HTTPError:
-        return True
-    except (OSError, ValueError):
-        return False
 
 
 def zombie_automation(within_s: int) -> dict[str, object]:

@@ -14,7 +14,11 @@ import os
 import signal
 import sys
 import threading
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 from flows.environment import prepare_environment
@@ -56,10 +60,14 @@ def run_server(host: str, port: int) -> None:
 def run_runner(name: str, limit: int, poll_s: float, heartbeat_s: int) -> None:
     """Register the deployments of one queue and start their runs, `limit` at a time."""
     prepare_environment()
+    from prefect.runner import Runner
+
+    flow, called = _flow(name)
+    health = f"{os.environ['PREFECT_API_URL']}/health"
+    while not answers(health):
+        time.sleep(0.2)
 
     async def start() -> None:
-        from prefect.runner import Runner
-
         runner = Runner(
             name=f"dichrotomo-{name}",
             limit=limit,
@@ -67,7 +75,7 @@ def run_runner(name: str, limit: int, poll_s: float, heartbeat_s: int) -> None:
             heartbeat_seconds=heartbeat_s,
             pause_on_shutdown=False,
         )
-        await runner.aadd_deployment(await _deployment(name))
+        await runner.aadd_deployment(await _deployment(flow, called))
         loop = asyncio.get_running_loop()
         leaving: list[asyncio.Task[None]] = []
 
@@ -89,20 +97,32 @@ def run_runner(name: str, limit: int, poll_s: float, heartbeat_s: int) -> None:
     os._exit(0)  # Prefect's threads would wait for a server that may have ended.
 
 
-async def _deployment(name: str) -> Any:
-    """The deployment that a runner serves."""
-    from importlib.metadata import version
+def answers(url: str) -> bool:
+    """Whether something speaks HTTP there."""
+    try:
+        with urllib.request.urlopen(url, timeout=2):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError):
+        return False
 
-    from prefect.types.entrypoint import EntrypointType
 
+def _flow(name: str) -> tuple[Any, str]:
+    """Flow of a runner and the name of its deployment."""
     if name == "scans":
         from flows.preview_flow import preview
 
-        called, flow = "scans", preview
-    else:
-        from flows.beamtime_flow import process_beamtime
+        return preview, "scans"
+    from flows.beamtime_flow import process_beamtime
 
-        called, flow = "beamtime", process_beamtime  # type: ignore[assignment]
+    return process_beamtime, "beamtime"
+
+
+async def _deployment(flow: Any, called: str) -> Any:
+    """The deployment that a runner serves."""
+    from prefect.types.entrypoint import EntrypointType
+
     return await flow.ato_deployment(
         name=called,
         description=_DESCRIPTIONS[called],

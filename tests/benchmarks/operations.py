@@ -212,7 +212,9 @@ def measure_serve(folder: Path) -> list[Row]:
         service = Service(folder, folder)
         try:
             service.ready()
-            with urllib.request.urlopen(f"http://127.0.0.1:{service.port}/dashboard") as page:
+            url = f"http://127.0.0.1:{service.port}/dashboard"
+            request = urllib.request.Request(url, headers={"accept": "text/html"})
+            with urllib.request.urlopen(request, timeout=30) as page:
                 assert b"<html" in page.read().lower()
             seconds.append(time.monotonic() - begun)
         finally:
