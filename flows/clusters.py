@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -170,6 +171,16 @@ class Compute:
             self._cluster.close(timeout=10)
         self._client = self._cluster = None
 
+    def kill(self) -> None:
+        """End the private workers at once, in the middle of what they compute."""
+        if self._cluster is not None:
+            for nanny in list(self._cluster.workers.values()):
+                nanny.auto_restart = False
+                process = nanny.process and nanny.process.process
+                if process is not None and process.pid is not None:
+                    with suppress(ProcessLookupError):
+                        os.kill(process.pid, signal.SIGKILL)
+
 
 @contextmanager
 def open_compute(settings: Cluster, scratch: Path) -> Iterator[Compute]:
@@ -177,6 +188,10 @@ def open_compute(settings: Cluster, scratch: Path) -> Iterator[Compute]:
     compute = Compute(settings, scratch)
     try:
         yield compute
+    except BaseException:
+        # Whoever cancels a run wants its processors back, and what is not finished is of no use.
+        compute.kill()
+        raise
     finally:
         compute.close()
 
