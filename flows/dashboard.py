@@ -170,7 +170,7 @@ class Dashboard(ProgressBoard):
             )
         elif name == "scalar":
             self._todo["slices"] = lambda: _titled(
-                "tomogram of all mountings", pictures.tomogram(folder / "volume.npy", self.pixel_m)
+                "tomogram", pictures.tomogram(folder / "volume.npy", self.pixel_m)
             )
         elif name == "orientation" and self._support is not None:
             support = self._support

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -113,6 +115,39 @@ def prefect_api() -> Iterator[str]:
     _SERVERS.append(server)
     yield server.url
     os.environ.pop("PREFECT_API_URL", None)
+
+
+def load_module(path: str) -> ModuleType:
+    """A file of this folder as a module; the folders of tests are no packages."""
+    name = "tests_" + path.replace("/", "_").removesuffix(".py")
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def load() -> Callable[[str], ModuleType]:
+    """Load a file of the tests as a module."""
+    return load_module
+
+
+@pytest.fixture(scope="session")
+def operations() -> ModuleType:
+    """The benchmark of the operations: its parts start, watch and ask."""
+    return load_module("benchmarks/operations.py")
+
+
+@pytest.fixture(scope="session")
+def service(operations: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One `dichrotomo serve` for all tests; runs may use the folder of all tests."""
+    folder = tmp_path_factory.mktemp("service")
+    with operations.serving(folder, tmp_path_factory.getbasetemp()) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

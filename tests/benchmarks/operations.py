@@ -248,7 +248,7 @@ def measure_start(service: Service, source: Path, folder: Path) -> list[Row]:
 
         def drawn() -> bool:
             pages = service.api.post("/artifacts/filter", picture)
-            return any("**tomogram of" in page["data"] for page in pages)
+            return any("**tomogram" in page["data"] for page in pages)
 
         until(drawn, 600)
         shown = time.monotonic() - begun
