@@ -1,7 +1,7 @@
 # Two commands for a fresh machine: `make demo` and `make test`. Both make their own .venv.
 #
 #   make demo    simulate a beamtime, process it, score it against the known truth
-#   make test    formatting, lint, types, and the whole test suite
+#   make test    formatting, lint, types, and the whole test suite in PROCESSES=2 processes
 #   make bench   the figures of preprocessing, projectors, alignment and analysis;
 #                BENCH=tiny|demo|paper
 #   make lock    write constraints.txt anew from the newest versions that pyproject.toml allows
@@ -13,6 +13,7 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 SEED ?= 1
 BENCH ?= demo
+PROCESSES ?= 2
 
 .PHONY: demo test lint bench lock clean
 
@@ -43,7 +44,7 @@ lint: $(VENV)/.dev
 	@$(BIN)/mypy
 
 test: lint
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 bench: $(VENV)/.dev
 	@$(BIN)/python tests/benchmarks/preprocessing.py --size $(if $(filter paper,$(BENCH)),paper,tiny)

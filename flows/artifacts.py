@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 from prefect import runtime
 from prefect.artifacts import create_markdown_artifact
 
@@ -18,11 +19,10 @@ from flows.progress import clock
 from flows.run import RunSummary
 from pipeline.report.markup import format_number
 
-_LOG = logging.getLogger(__name__)
-
-
 _DETAILS = ("alignment_shift_", "frames_proposed_", "residual_")
 """Beginnings of figures that are told for every series; they come last."""
+
+_LOG = logging.getLogger(__name__)
 
 
 def summary_markdown(sample: str, summary: RunSummary) -> str:
@@ -55,11 +55,14 @@ def _table(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def publish_summary(sample: str, summary: RunSummary) -> None:
     """Put the page where the Prefect UI shows it; its key stays the same from run to run."""
-    create_markdown_artifact(
-        summary_markdown(sample, summary),
-        key=key_of("summary", sample),
-        description=f"Result of {sample}",
-    )
+    page = summary_markdown(sample, summary)
+    try:
+        create_markdown_artifact(
+            page, key=key_of("summary", sample), description=f"Result of {sample}"
+        )
+    except httpx.TransportError as error:
+        # The result is whole; a page that nobody can be shown does not make it less so.
+        _LOG.warning("the page of %s was not published: %s", sample, error)
 
 
 def tag_run(sample: str, folder: Path) -> None:

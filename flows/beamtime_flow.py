@@ -19,6 +19,7 @@ from flows.artifacts import publish_summary, tag_run  # noqa: E402
 from flows.confine import confined  # noqa: E402
 from flows.dashboard import Dashboard, report_link  # noqa: E402
 from flows.products import Parts  # noqa: E402
+from flows.registry import begun, made  # noqa: E402
 from flows.run import Assembled, Run, RunSummary, folder, lay_out, open_run, output  # noqa: E402
 from flows.stages import PairKind, common_shape  # noqa: E402
 from flows.steps import StepResult  # noqa: E402
@@ -80,6 +81,7 @@ def process_beamtime(
     check_chemistry(layout.beamtime, layout.folder, settings.chemistry)
     sample = layout.beamtime.sample.name
     tag_run(sample, layout.folder)
+    begun(runtime.flow_run.id, out)
     title = f"{sample} · reconstruction"
     pixel = settings.resample.pixel_size_m or layout.pixel_size_m or UNKNOWN_PIXEL_SIZE_M
     board = Dashboard(title, settings.limits, pixel, min(layout.frame_shape))
@@ -91,8 +93,8 @@ def process_beamtime(
     ):
         groups = approved(run, board, lambda run: align_and_assemble(run, prepare_all(run)))
         parts = reconstruct(run, groups)
-        made = tasks.result(run, parts)
-        report = tasks.report(run, made)
+        result = tasks.result(run, parts)
+        report = tasks.report(run, result)
         steps = run.workspace.results
         summary = RunSummary(
             result=out / "result.nxs",
@@ -104,6 +106,7 @@ def process_beamtime(
             figures=json.loads((out / "summary.json").read_text()),
         )
         board.notes.append(f"Report: {report_link(summary.report)}")
+    made(summary)
     publish_summary(sample, summary)
     return summary
 

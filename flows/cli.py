@@ -9,16 +9,14 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from flows import cli_results, cli_service
+from flows import cli_batch, cli_results, cli_service
+from flows.cluster_choice import CLUSTER_HELP, with_cluster
 from flows.console import Json, fail, one_line_errors, print_figures, print_json, print_table
 from pipeline.errors import InputError
-
-if TYPE_CHECKING:
-    from schemas.recipe import Recipe
 
 app = typer.Typer(
     name="dichrotomo",
@@ -173,11 +171,7 @@ def run(
     ] = None,
     cluster: Annotated[
         str | None,
-        typer.Option(
-            help="none: in this process; local: worker processes here; tcp://HOST:PORT: an "
-            "existing Dask scheduler. The recipe's choice (local) if absent.",
-            show_default=False,
-        ),
+        typer.Option(help=CLUSTER_HELP, show_default=False),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -191,8 +185,8 @@ def run(
     """
     from pipeline.io.beamtime import load_beamtime, load_recipe
 
-    loaded = load_beamtime(beamtime)  # RefusedError before a server or a folder is made.
-    settings = _with_cluster(load_recipe(recipe), cluster)
+    loaded = load_beamtime(beamtime)  # Refused before a server or a folder is made.
+    settings = with_cluster(load_recipe(recipe), cluster)
     from flows.environment import prefect_server
     from pipeline.plan import check_pixel_sizes, inspect_all
 
@@ -201,9 +195,9 @@ def run(
     if out.exists() and not out.is_dir():
         raise InputError("exists and is not a folder", path=out)
     with prefect_server():
-        from flows.beamtime_flow import process_beamtime
+        from flows.running import run_beamtime
 
-        summary = process_beamtime(beamtime.resolve(), out.resolve(), recipe=settings)
+        summary = run_beamtime(beamtime.resolve(), out.resolve(), settings)
     if as_json:
         print_json(summary.as_json())
         return
@@ -212,23 +206,6 @@ def run(
     typer.echo(f"reused {summary.reused} of {summary.steps} steps")
     for path in (summary.result, summary.summary, summary.report):
         typer.echo(path)
-
-
-def _with_cluster(recipe: Recipe, choice: str | None) -> Recipe:
-    """Recipe with the cluster that the command line names."""
-    if choice is None:
-        return recipe
-    if choice in ("none", "local"):
-        cluster = recipe.cluster.model_copy(update={"kind": choice, "address": None})
-    elif choice.startswith(("tcp://", "tls://")):
-        cluster = recipe.cluster.model_copy(update={"kind": "address", "address": choice})
-    else:
-        raise InputError(
-            f"cluster '{choice}' is not supported; expected none, local, or the address of a Dask "
-            "scheduler such as tcp://127.0.0.1:8786",
-            field="--cluster",
-        )
-    return recipe.model_copy(update={"cluster": cluster})
 
 
 @app.command("import", epilog="Example:  dichrotomo import ptychoshelves scans --out beamtime")
@@ -290,6 +267,7 @@ def schema(
 
 cli_results.register(app)
 cli_service.register(app)
+cli_batch.register(app)
 
 
 def main() -> None:

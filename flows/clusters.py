@@ -1,4 +1,8 @@
-"""Where the work runs: in this process, on a private Dask cluster, or on one at an address."""
+"""Where the work runs: in this process, on a private Dask cluster, or on one at an address.
+
+A worker that dies is replaced, and what it did is done again elsewhere. A scheduler that dies is
+waited for, if somebody starts it again; the step that it managed starts again.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,16 @@ import inspect
 import logging
 import os
 import signal
+import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
 
 from flows.steps import StepFunction, call_here
 from pipeline.errors import ResourceError
@@ -23,10 +31,14 @@ from schemas.cluster import Cluster
 
 if TYPE_CHECKING:
     from distributed import Client, Future
+    from distributed.security import Security
+
+    from flows.slurm import SlurmJobs
 
 PROGRESS_TOPIC = "dichrotomo-progress"
 _PROGRESS_SECONDS = 0.5
 _CONNECT_SECONDS = 20
+_SCHEDULER_AWAY_SECONDS = 120  # Longer than a service manager takes to start it again.
 _REMOTE_STEPS = 64  # Dask queues what its workers cannot take yet.
 _LOST = 4  # A step that has killed this many workers is not tried again.
 
@@ -60,16 +72,23 @@ class Compute:
         self.scratch = scratch
         self._client: Client | None = None
         self._cluster: Any = None
+        self._jobs: SlurmJobs | None = None
         self._opening = threading.Lock()
         self._here = threading.Lock()
         self._listeners: dict[str, ProgressCallback] = {}
+        self._killed = False
 
     @property
     def parallel_steps(self) -> int:
         """Number of steps worth running at the same time."""
-        if self.settings.kind == "none":
-            return 1
-        return worker_count(self.settings) if self.settings.kind == "local" else _REMOTE_STEPS
+        match self.settings.kind:
+            case "none":
+                return 1
+            case "local":
+                return worker_count(self.settings)
+            case "cuda":
+                return max(1, len(visible_gpus()))
+        return _REMOTE_STEPS
 
     def call(
         self, function: StepFunction, arguments: Mapping[str, Any], progress: ProgressCallback
@@ -79,15 +98,47 @@ class Compute:
         if client is None:
             self.call_here(function, arguments, progress)
             return
-        name = f"{function.__name__}-{os.urandom(6).hex()}"
-        self._listeners[name] = progress
-        future = client.submit(
-            _call_on_worker, function, dict(arguments), name, key=name, pure=False, retries=0
-        )
-        try:
-            _wait(future)
-        finally:
-            self._listeners.pop(name, None)
+        for attempt in range(_LOST):
+            name = f"{function.__name__}-{os.urandom(6).hex()}"
+            self._listeners[name] = progress
+            future = client.submit(
+                _call_on_worker, function, dict(arguments), name, key=name, pure=False, retries=0
+            )
+            try:
+                self._wait(future)
+                return
+            except _SchedulerLostError:
+                if attempt == _LOST - 1 or not _is_back(client):
+                    raise ResourceError(
+                        f"the Dask scheduler was lost and did not come back within "
+                        f"{_SCHEDULER_AWAY_SECONDS} s; the same command goes on from here"
+                    ) from None
+                client.subscribe_topic(PROGRESS_TOPIC, self._heard)
+            finally:
+                self._listeners.pop(name, None)
+
+    def _wait(self, future: Future) -> None:
+        from distributed import KilledWorker
+        from distributed.client import FutureCancelledError
+
+        while True:
+            try:
+                future.result(timeout=2)
+                return
+            except TimeoutError:
+                if future.status == "error":
+                    raise
+                if self._jobs is not None:
+                    self._jobs.check()
+            except (FutureCancelledError, CancelledError):
+                if self._killed:
+                    raise  # The run has been cancelled: nothing comes back.
+                raise _SchedulerLostError from None
+            except KilledWorker:
+                raise ResourceError(
+                    f"{_LOST} workers died in this step, most likely for lack of memory; "
+                    "use fewer workers, or workers with more memory"
+                ) from None
 
     def call_here(
         self, function: StepFunction, arguments: Mapping[str, Any], progress: ProgressCallback
@@ -147,11 +198,20 @@ class Compute:
         configure_dask()
         from distributed import Client
 
-        if self.settings.kind == "local":
-            self._cluster = start_local(self.settings, self.scratch)
-            client = Client(self._cluster, set_as_default=False)
+        match self.settings.kind:
+            case "local":
+                self._cluster = start_local(self.settings, self.scratch)
+            case "cuda":
+                self._cluster = start_cuda(self.settings, self.scratch)
+            case "slurm":
+                from flows.slurm import start_slurm
+
+                self._jobs = start_slurm(self.settings.slurm, self.scratch)
+                self._cluster = self._jobs.cluster
+        if self._cluster is None:
+            client = join(self.settings)
         else:
-            client = join(str(self.settings.address))
+            client = Client(self._cluster, set_as_default=False)
         client.subscribe_topic(PROGRESS_TOPIC, self._heard)
         return client
 
@@ -172,14 +232,16 @@ class Compute:
         self._client = self._cluster = None
 
     def kill(self) -> None:
-        """End the private workers at once, in the middle of what they compute."""
-        if self._cluster is not None:
-            for nanny in list(self._cluster.workers.values()):
-                nanny.auto_restart = False
-                process = nanny.process and nanny.process.process
-                if process is not None and process.pid is not None:
-                    with suppress(ProcessLookupError):
-                        os.kill(process.pid, signal.SIGKILL)
+        """End private workers of this machine at once, in the middle of what they compute."""
+        self._killed = True
+        if self.settings.kind not in ("local", "cuda") or self._cluster is None:
+            return
+        for nanny in list(self._cluster.workers.values()):
+            nanny.auto_restart = False
+            process = nanny.process and nanny.process.process
+            if process is not None and process.pid is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
 
 
 @contextmanager
@@ -220,12 +282,6 @@ def start_local(settings: Cluster, scratch: Path) -> Any:
     """Start worker processes on this machine, listening on loopback, without a dashboard."""
     from distributed import LocalCluster
 
-    threads = str(settings.threads_per_worker)
-    environment = {
-        "NUMBA_NUM_THREADS": threads,
-        "OMP_NUM_THREADS": threads,
-        "OPENBLAS_NUM_THREADS": threads,
-    }
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     return LocalCluster(
         n_workers=worker_count(settings),
@@ -234,24 +290,90 @@ def start_local(settings: Cluster, scratch: Path) -> Any:
         host="127.0.0.1",
         dashboard_address=None,
         local_directory=str(scratch),
-        env=environment,
+        env=_thread_limits(settings),
         silence_logs=logging.CRITICAL,
         preload=["flows.worker"],
     )
 
 
-def join(address: str) -> Client:
-    """Join the scheduler at `address`.
+def _thread_limits(settings: Cluster) -> dict[str, str]:
+    names = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return dict.fromkeys(names, str(settings.threads_per_worker))
+
+
+def visible_gpus() -> list[str]:
+    """GPUs that this process may use: as `CUDA_VISIBLE_DEVICES` says, else all of them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=_CONNECT_SECONDS,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return listed.stdout.split()
+
+
+def start_cuda(settings: Cluster, scratch: Path) -> Any:
+    """Start one worker process for each visible GPU, which sees that one only.
+
+    Raises
+    ------
+    ResourceError : no GPU is visible.
+    """
+    from distributed import Nanny, Scheduler, SpecCluster
+
+    gpus = visible_gpus()
+    if not gpus:
+        raise ResourceError("cluster 'cuda': no GPU is visible; nvidia-smi lists what there is")
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    options = {
+        "host": "127.0.0.1",
+        "nthreads": 1,
+        "dashboard": False,
+        "local_directory": str(scratch),
+        "preload": ["flows.worker"],
+        "memory_limit": 1.0 / len(gpus),
+    }
+    workers = {}
+    for index, gpu in enumerate(gpus):
+        env = {**_thread_limits(settings), "CUDA_VISIBLE_DEVICES": gpu}
+        workers[index] = {"cls": Nanny, "options": {**options, "env": env}}
+    scheduler = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": None}
+    return SpecCluster(
+        scheduler={"cls": Scheduler, "options": scheduler},
+        workers=workers,
+        silence_logs=logging.CRITICAL,
+    )
+
+
+def join(settings: Cluster) -> Client:
+    """Join the scheduler at the address of the settings.
 
     Raises
     ------
     ResourceError
-        If nobody answers there.
+        If nobody answers there, or not with the certificate that is expected.
     """
     from distributed import Client
 
+    address = str(settings.address)
+    parts = urlsplit(address)
     try:
-        return Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
+        if parts.hostname is not None and parts.port is not None:
+            # Asked shortly, so that the client itself may look long for a scheduler that restarts.
+            socket.create_connection((parts.hostname, parts.port), _CONNECT_SECONDS).close()
+        return Client(
+            address,
+            timeout=_SCHEDULER_AWAY_SECONDS,
+            set_as_default=False,
+            security=_security(settings),
+        )
     except (OSError, TimeoutError) as error:
         raise ResourceError(
             f"no Dask scheduler answers at {address} within {_CONNECT_SECONDS} s "
@@ -259,21 +381,32 @@ def join(address: str) -> Client:
         ) from None
 
 
-def _wait(future: Future) -> None:
-    from distributed import KilledWorker
+def _security(settings: Cluster) -> Security | None:
+    """Certificates of the settings, or those of Dask's own configuration; None without TLS."""
+    from distributed.security import Security
 
-    while True:
-        try:
-            future.result(timeout=2)
-            return
-        except TimeoutError:
-            if future.status == "error":
-                raise
-        except KilledWorker:
-            raise ResourceError(
-                f"{_LOST} workers died in this step, most likely for lack of memory; "
-                "use fewer workers, or workers with more memory"
-            ) from None
+    if not str(settings.address).startswith("tls://"):
+        return None
+    if settings.tls is None:
+        return Security(require_encryption=True)
+    return Security(
+        tls_ca_file=settings.tls.ca_file,
+        tls_client_cert=settings.tls.cert_file,
+        tls_client_key=settings.tls.key_file,
+        require_encryption=True,
+    )
+
+
+class _SchedulerLostError(Exception):
+    """The scheduler is gone, and with it what it knew of a step."""
+
+
+def _is_back(client: Client) -> bool:
+    """Wait for a lost scheduler; the client itself looks for it and gives up in the end."""
+    end = time.monotonic() + _SCHEDULER_AWAY_SECONDS
+    while client.status == "connecting" and time.monotonic() < end:
+        time.sleep(0.2)
+    return bool(client.status == "running")
 
 
 def _call_on_worker(function: StepFunction, arguments: Mapping[str, Any], call: str) -> None:

@@ -86,7 +86,10 @@ def prefect_server() -> Iterator[None]:
         If the private server does not come up.
     """
     prepare_environment()
+    from flows.registry import settle_dead
+
     if os.environ.get("PREFECT_API_URL"):
+        settle_dead()
         try:
             yield
         finally:
@@ -100,6 +103,7 @@ def prefect_server() -> Iterator[None]:
         with _one_start_at_a_time():
             server.start()
             server.wait()
+        settle_dead()
         yield
     finally:
         _send_what_waits()

@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.clusters import Compute, open_compute
+from flows.inputs import series_inputs
 from flows.progress import ProgressBoard
 from flows.stages import PairKind
 from flows.steps import StepFunction, StepResult, Unkeyed, Workspace
 from pipeline.align.assemble import nominal_base
 from pipeline.errors import InputError, ResourceError
-from pipeline.io.beamtime import load_beamtime, series_files
+from pipeline.io.beamtime import load_beamtime
 from pipeline.io.raw import SeriesInfo
 from pipeline.plan import inspect_all
 from schemas.beamtime import Beamtime, Product
@@ -419,11 +420,7 @@ class Run:
 
     def series_inputs(self, series: Series) -> dict[str, Any]:
         """Arguments by which a step is keyed to the files of a series."""
-        files = list(series_files(series, self.layout.folder))
-        if series.angles_file is not None:
-            files.append(self.layout.folder / series.angles_file)
-        if series.air is not None and series.air.file is not None:
-            files.append(self.layout.folder / series.air.file)
+        files = series_inputs(series, self.layout.folder)
         return {"folder": Unkeyed(self.layout.folder), "files": files}
 
     def provenance(self) -> Provenance:

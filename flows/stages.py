@@ -39,12 +39,12 @@ from pipeline.io.raw import (
     read_series,
     sample_series,
 )
+from pipeline.io.rotations import nominal_rotations
 from pipeline.io.stacks import (
     load_phase,
     save_differenced,
     save_phase,
 )
-from pipeline.plan import contrast_weights, nominal_rotations
 from pipeline.preprocess.crop import SAMPLES, Crop, common_crop, describe_crop
 from pipeline.preprocess.optical_density import measure_image, prepare_optical_density
 from pipeline.preprocess.phase import is_wrapped
@@ -59,6 +59,7 @@ from pipeline.preprocess.quality import QUALITY, matter_note, score_measures
 from pipeline.preprocess.resample import SAME_SCALE, fourier_resample
 from pipeline.progress import Progress, ProgressCallback, silent
 from pipeline.stacks import AlignedStack, DifferencedStack, PhaseStack
+from pipeline.tomography.contrast import contrast_weights
 from schemas.recipe import (
     AlignSettings,
     PhaseSettings,

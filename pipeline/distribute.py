@@ -1,7 +1,7 @@
-"""The least-squares data term in shards of projections: in this process or on Dask workers.
+"""The least-squares data term on Dask workers, which may be lost at any time.
 
-The projections are split into shards by the data alone, each shard gives a partial gradient by a
-pure function of files, and the partial gradients are added in a fixed tree. So the result is the
+Shards, their order and their sum are those of `pipeline/distribute_shards.py`; each shard gives a
+partial gradient by a pure function of files (`pipeline/distribute_worker.py`). So the result is the
 same to the bit whoever computed what, how many workers there were, and which of them were lost.
 
 The driver owns the field. It passes it to the workers as an atomically renamed `.npy` file in a
@@ -12,281 +12,59 @@ no state of an iteration lives on a worker only. What a worker keeps is a copy o
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import itertools
 import os
 import time
-from abc import ABC, abstractmethod
-from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pipeline.errors import InputError, ResourceError
+from pipeline.distribute_shards import (
+    Field,
+    InProcessLeastSquares,
+    Operation,
+    ShardedLeastSquares,
+    TreeSum,
+    split_projections,
+)
+from pipeline.distribute_worker import (
+    CACHED_SHARDS,
+    one_at_a_time,
+    partial_product,
+    write_array,
+    write_shard,
+)
+from pipeline.errors import ResourceError
 from pipeline.stacks import DifferencedStack
-from pipeline.tomography.geometry import group_by_axis
-from pipeline.tomography.projector import Projector, Scheme
-from pipeline.tomography.solvers import LocalLeastSquares, PixelWeights, without_unmeasured
+from pipeline.tomography.projector import Scheme
+from pipeline.tomography.solvers import PixelWeights
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-SHARD_PROJECTIONS = 96
-"""Most projections in a shard: enough to pay for one resampling of the field, few enough that a
-beamtime of 4 x 280 projections keeps a dozen workers busy."""
-
-SMALL_GROUP = 8
-"""Axis groups below this size are put together: alone they would not pay for their shard."""
+__all__ = [
+    "DistributedLeastSquares",
+    "InProcessLeastSquares",
+    "ShardedLeastSquares",
+    "TreeSum",
+    "check_worker_memory",
+    "one_at_a_time",
+    "partial_product",
+    "split_projections",
+]
 
 FIELD_COPIES = 4
 """Fields that a worker holds at once: input, gradient, and two in the axis' own frame."""
-
-CACHED_SHARDS = 64
-"""Most shards that a worker process keeps in memory."""
 
 ATTEMPTS = 6
 """Times that one product is tried before workers count as lost for good."""
 
 PATIENCE_SECONDS = 120.0
 """How long to wait for a worker when there is none."""
-
-Operation = Literal["residual_gradient", "normal"]
-Field = NDArray[np.float32]
-Indices = NDArray[np.intp]
-
-
-def split_projections(
-    rotations: NDArray[np.float64], most: int = SHARD_PROJECTIONS
-) -> list[Indices]:
-    """Split projections into shards that share a rotation axis where they can.
-
-    Parameters
-    ----------
-    rotations : (n_proj, 3, 3) float64, sample to lab.
-    most : most projections in a shard.
-
-    Returns
-    -------
-    list of (k,) indices; together they are 0 ... n_proj - 1. Depends on the geometry only, never
-    on the number of workers.
-    """
-    large: list[Indices] = []
-    rest: list[Indices] = []
-    for group in group_by_axis(rotations):
-        indices = np.asarray(group.indices, dtype=np.intp)
-        (large if len(indices) >= SMALL_GROUP else rest).append(indices)
-    groups = [*large, np.sort(np.concatenate(rest))] if rest else large
-    parts = [np.array_split(group, -(-len(group) // most)) for group in groups]
-    return list(itertools.chain.from_iterable(parts))
-
-
-class TreeSum:
-    """Sum of arrays that come one after another, added pairwise in an order fixed by their number.
-
-    Keeps one partial sum a level, so that `n` arrays need about `log2(n)` of memory.
-    """
-
-    def __init__(self) -> None:
-        self._levels: list[tuple[int, Field]] = []
-        self.squares: list[float] = []
-
-    def add(self, part: Field, square: float) -> None:
-        """Take the next array; it may be overwritten."""
-        self.squares.append(square)
-        level = 0
-        while self._levels and self._levels[-1][0] == level:
-            left = self._levels.pop()[1]
-            left += part
-            part, level = left, level + 1
-        self._levels.append((level, part))
-
-    def total(self) -> tuple[Field, float]:
-        """Sum of the arrays, and the sum of the squares in float64."""
-        parts = [part for _, part in self._levels]
-        total = parts.pop()
-        while parts:
-            left = parts.pop()
-            left += total
-            total = left
-        return total, float(np.sum(np.asarray(self.squares, dtype=np.float64)))
-
-
-class ShardedLeastSquares(ABC):
-    """`LeastSquares` as a sum over shards of projections, in an order that the data fix.
-
-    Parameters
-    ----------
-    stack : projections, rotations and weights.
-    volume_shape : (z, y, x) of the unknown field.
-    pixel_weights : weights of the pixels as in `LocalLeastSquares`, (n_proj, ny, nx); the pixels
-        that the stack says were measured when absent.
-    scheme : of the projector.
-
-    Raises
-    ------
-    InputError
-        If no pixel has weight.
-    """
-
-    def __init__(
-        self,
-        stack: DifferencedStack,
-        volume_shape: tuple[int, int, int],
-        pixel_weights: PixelWeights | None = None,
-        scheme: Scheme = "series",
-    ):
-        self.scheme: Scheme = scheme
-        self.field_shape: tuple[int, int, int, int] = (stack.weights.shape[1], *volume_shape)
-        self.shards = split_projections(stack.rotations)
-        self.pixel_weights = stack.valid if pixel_weights is None else pixel_weights
-        self.n_data = int(stack.data.size)
-        if self.pixel_weights is not None:
-            weights = np.broadcast_to(self.pixel_weights, stack.data.shape)
-            self.n_data = int(np.count_nonzero(weights))
-            # A shard in which nothing was measured adds nothing.
-            self.shards = [i for i in self.shards if np.any(weights[i])]
-            if not self.shards:
-                raise InputError("no pixel of any projection has weight")
-        squares = [self._square(stack, i) for i in self.shards]
-        self.data_norm2 = float(np.sum(np.asarray(squares, dtype=np.float64)))
-
-    def residual_gradient(self, field: Field) -> tuple[Field, float]:
-        """`A^T W (A x − b)`, (c, z, y, x) float32, and `Σ w (A x − b)²`."""
-        return self._product("residual_gradient", field)
-
-    def normal(self, field: Field) -> Field:
-        """`A^T W A x`, (c, z, y, x) float32."""
-        return self._product("normal", field)[0]
-
-    def _square(self, stack: DifferencedStack, indices: Indices) -> float:
-        """Weighted sum of squares of a shard's data."""
-        if self.pixel_weights is None:
-            return float(np.sum(np.square(stack.data[indices], dtype=np.float64)))
-        weights = _rows(self.pixel_weights, indices)
-        data = without_unmeasured(stack.data[indices], weights)
-        return float(np.sum(np.square(data, dtype=np.float64) * weights))
-
-    @abstractmethod
-    def _product(self, operation: Operation, field: Field) -> tuple[Field, float]:
-        """Fixed-order sum of the shards' partial products."""
-
-
-def _rows(weights: Any, indices: Indices) -> Any:
-    """Rows of an array of pixel weights, which may be a scalar or broadcast along projections."""
-    array = np.asarray(weights)
-    return array[indices] if array.ndim == 3 and array.shape[0] > 1 else array
-
-
-def _apply(problem: LocalLeastSquares, operation: Operation, field: Field) -> tuple[Field, float]:
-    if operation == "normal":
-        return problem.normal(field), 0.0
-    return problem.residual_gradient(field)
-
-
-class InProcessLeastSquares(ShardedLeastSquares):
-    """The shards one after another in this process, with the threads of the kernels."""
-
-    def __init__(
-        self,
-        stack: DifferencedStack,
-        volume_shape: tuple[int, int, int],
-        pixel_weights: PixelWeights | None = None,
-        scheme: Scheme = "series",
-    ):
-        super().__init__(stack, volume_shape, pixel_weights, scheme)
-        self._problems = [
-            _shard_problem(
-                stack.data[i],
-                stack.rotations[i],
-                stack.weights[i],
-                volume_shape,
-                None if self.pixel_weights is None else _rows(self.pixel_weights, i),
-                scheme,
-                stack.point_spread_px,
-            )
-            for i in self.shards
-        ]
-
-    def _product(self, operation: Operation, field: Field) -> tuple[Field, float]:
-        total = TreeSum()
-        for problem in self._problems:
-            total.add(*_apply(problem, operation, field))
-        return total.total()
-
-
-def _shard_problem(
-    data: NDArray[np.float32],
-    rotations: NDArray[np.float64],
-    weights: NDArray[np.float64],
-    volume_shape: tuple[int, int, int],
-    pixel_weights: PixelWeights | None,
-    scheme: Scheme,
-    point_spread_px: float,
-) -> LocalLeastSquares:
-    projector = Projector(
-        volume_shape,
-        data.shape[1:],
-        rotations,
-        weights,
-        scheme,
-        point_spread_px=point_spread_px,
-    )
-    return LocalLeastSquares(projector, data, pixel_weights)
-
-
-# On a worker ------------------------------------------------------------------------------------
-
-_cache: OrderedDict[str, LocalLeastSquares] = OrderedDict()
-one_at_a_time = Lock()
-"""The kernels' threads must not be entered twice at once in one process."""
-
-
-def partial_product(
-    shard_file: str,
-    volume_shape: tuple[int, int, int],
-    scheme: Scheme,
-    operation: Operation,
-    field_file: str,
-) -> tuple[Field, float]:
-    """Product of one shard with the field in a file: a pure function of the two files.
-
-    Parameters
-    ----------
-    shard_file : `.npz` of a shard; its name holds the checksum of its content, so that a worker
-        may keep what it read.
-    volume_shape : (z, y, x).
-    scheme : of the projector.
-    operation : `residual_gradient` or `normal`.
-    field_file : `.npy`, (c, z, y, x) float32.
-    """
-    with one_at_a_time:
-        key = f"{Path(shard_file).name} {volume_shape} {scheme}"
-        problem = _cache.pop(key, None)
-        if problem is None:
-            with np.load(shard_file) as shard:
-                weights = shard.get("pixel_weights")
-                problem = _shard_problem(
-                    shard["data"],
-                    shard["rotations"],
-                    shard["weights"],
-                    volume_shape,
-                    weights,
-                    scheme,
-                    float(shard["point_spread_px"]),
-                )
-        _cache[key] = problem
-        while len(_cache) > CACHED_SHARDS:
-            _cache.popitem(last=False)
-        return _apply(problem, operation, np.load(field_file))
-
-
-# On the driver ----------------------------------------------------------------------------------
 
 
 class DistributedLeastSquares(ShardedLeastSquares):
@@ -323,7 +101,7 @@ class DistributedLeastSquares(ShardedLeastSquares):
         self._counter = itertools.count()
         check_worker_memory(client, self.worker_bytes(stack, len(_workers(client)) or 1))
         self._files = [
-            _write_shard(self._scratch, stack, i, self.pixel_weights) for i in self.shards
+            write_shard(self._scratch, stack, i, self.pixel_weights) for i in self.shards
         ]
 
     def worker_bytes(self, stack: DifferencedStack, n_workers: int) -> int:
@@ -344,7 +122,7 @@ class DistributedLeastSquares(ShardedLeastSquares):
     def _product(self, operation: Operation, field: Field) -> tuple[Field, float]:
         name = f"field-{os.getpid()}-{id(self):x}-{next(self._counter)}.npy"
         field_file = self._scratch / name
-        _write_array(field_file, field)
+        write_array(field_file, field)
         try:
             return self._until_done(operation, str(field_file))
         finally:
@@ -459,45 +237,3 @@ def _lost_worker_errors() -> tuple[type[BaseException], ...]:
         CommClosedError,
         KeyError,
     )
-
-
-def _write_shard(
-    scratch: Path,
-    stack: DifferencedStack,
-    indices: Indices,
-    pixel_weights: PixelWeights | None,
-) -> str:
-    """Write one shard under a name that holds the checksum of its content."""
-    arrays: dict[str, NDArray[Any]] = {
-        "data": stack.data[indices],
-        "rotations": stack.rotations[indices],
-        "weights": stack.weights[indices],
-        "point_spread_px": np.array(stack.point_spread_px),
-    }
-    if pixel_weights is not None:
-        arrays["pixel_weights"] = _rows(pixel_weights, indices)
-    digest = hashlib.sha256()
-    for name, array in arrays.items():
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    path = scratch / f"shard-{digest.hexdigest()[:24]}.npz"
-    with _renamed(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-    return str(path)
-
-
-def _write_array(path: Path, array: Field) -> None:
-    with _renamed(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array)
-
-
-@contextmanager
-def _renamed(path: Path) -> Iterator[Path]:
-    """Temporary name beside a path, renamed to it when the block ends well."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        yield temporary
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

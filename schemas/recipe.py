@@ -110,6 +110,25 @@ class ProjectionSettings(StrictModel):
     linear interpolation, the projector of the published codes, undoes unasked."""
 
 
+class AngleSettings(StrictModel):
+    """Refinement of the rotation of every projection, interleaved with a reconstruction."""
+
+    enabled: bool = False
+    """Off, because encoders of rotation stages are better than images are; on for samples that were
+    mounted by hand for every direction, or goniometers that do not say where they stand."""
+
+    rounds: int = Field(default=12, ge=1, le=200)
+    """Most rounds of reconstruction and turns; six are usual for errors of a degree."""
+
+    tolerance_deg: float = Field(default=0.01, gt=0.0, le=5.0)
+    """Ends when the rms turn of a round is smaller [degree]: a hundredth of a degree moves the edge
+    of a sample of 1000 voxels by a tenth of one."""
+
+    expected_deg: float = Field(default=1.0, gt=0.0, le=20.0)
+    """Error of the given angles [degree], by which directions that the data hardly see are held;
+    a degree is what a goniometer without encoder keeps."""
+
+
 class SupportSettings(StrictModel):
     """Where the sample is."""
 
@@ -368,6 +387,7 @@ class Recipe(StrictModel):
     phase: PhaseSettings = PhaseSettings()
     align: AlignSettings = AlignSettings()
     register_tilts: RegisterSettings = RegisterSettings()
+    angles: AngleSettings = AngleSettings()
     projection: ProjectionSettings = ProjectionSettings()
     support: SupportSettings = SupportSettings()
     scalar: ScalarSettings = ScalarSettings()

@@ -5,29 +5,22 @@ from __future__ import annotations
 import glob
 import secrets
 import shutil
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from pipeline.elements import parse_formula
 from pipeline.errors import InputError
 from pipeline.io import reader_for, resire_v
-from schemas.base import StrictModel, explain
+from pipeline.io.yaml_file import load_model
 from schemas.beamtime import Beamtime
 from schemas.recipe import Recipe
 from schemas.series import Series
-
-MAX_YAML_BYTES = 16 * 2**20
-"""Larger than the angles of any beamtime; keeps a mistaken path to data from being parsed."""
-
-_Model = TypeVar("_Model", bound=StrictModel)
 
 
 @dataclass(frozen=True)
@@ -36,27 +29,6 @@ class LoadedBeamtime:
 
     beamtime: Beamtime
     folder: Path
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """Safe YAML without aliases (they can unfold without end) and without repeated keys."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(problem="aliases (*name) are not allowed", problem_mark=mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key '{key.value}' occurs twice", problem_mark=key.start_mark
-                )
-            if isinstance(key.value, str):
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def load_beamtime(path: str | Path) -> LoadedBeamtime:
@@ -93,7 +65,7 @@ def read_beamtime(path: Path) -> tuple[Beamtime, Path]:
     ------
     InputError : as for `load_beamtime`, but for files that do not exist.
     """
-    return _load_model(path, Beamtime), path.resolve().parent
+    return load_model(path, Beamtime), path.resolve().parent
 
 
 def _check_other_files(beamtime: Beamtime, folder: Path, path: Path) -> None:
@@ -120,7 +92,7 @@ def load_recipe(path: str | Path | None) -> Recipe:
     ------
     InputError : as for `load_beamtime`.
     """
-    return Recipe() if path is None else _load_model(Path(path), Recipe)
+    return Recipe() if path is None else load_model(Path(path), Recipe)
 
 
 def save_beamtime(path: Path, beamtime: Beamtime, notes: Sequence[str] = ()) -> None:
@@ -170,45 +142,6 @@ def new_folder(out: Path) -> Iterator[Path]:
         temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _load_model(path: Path, model: type[_Model]) -> _Model:
-    content = _load_yaml(path)
-    if content is None:
-        content = {}
-    if not isinstance(content, dict):
-        message = f"expected keys and values, found a {type(content).__name__}"
-        raise InputError(message, path=path)
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        problems = explain(error, model)
-        more = f" (+{len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise InputError(problems[0] + more, path=path) from error
-
-
-def _load_yaml(path: Path) -> Any:
-    if path.is_dir():
-        raise InputError("expected a YAML file, found a folder", path=path)
-    if not path.is_file():
-        raise InputError("file does not exist", path=path)
-    size = path.stat().st_size
-    if size > MAX_YAML_BYTES:
-        message = f"expected a YAML file of at most {MAX_YAML_BYTES} bytes, found {size}"
-        raise InputError(message, path=path)
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
-    except UnicodeDecodeError as error:
-        raise InputError("expected UTF-8 text, found other bytes", path=path) from error
-    except RecursionError as error:
-        raise InputError("nested too deeply", path=path) from error
-    except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}" if mark is not None else None
-        raise InputError(f"is not valid YAML: {problem}", path=path, field=line) from error
-    except ValueError as error:
-        raise InputError(f"is not valid YAML: {error}", path=path) from error
 
 
 def series_files(series: Series, folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pipeline.io.products import ResolutionCurve, SeriesAlignment, SeriesPreview
-from pipeline.report.canvas import LINES, MUTED, disc, percentile_limits, to_png
+from pipeline.report.canvas import INK, LINES, MUTED, disc, percentile_limits, to_png
 
 MAX_POLES = 2_000_000
 """Axes in a pole figure, taken evenly from all."""
@@ -128,29 +128,41 @@ def pole_figure(axis: NDArray[np.floating]) -> bytes:
 
 
 def projections(preview: SeriesPreview) -> bytes:
-    """Raw phase above, aligned projection below, for a few angles of a series."""
+    """Raw phase above, aligned projection below, for a few angles of a series.
+
+    Each row is one image: laying out a frame for each projection took most of the report's time.
+    """
     n = len(preview.angles_deg)
     low, high = percentile_limits(preview.aligned, 0.005)
+    angles = [f"{angle:.1f}°" for angle in preview.angles_deg]
 
     def draw(figure: Figure) -> None:
-        axes = figure.subplots(2, n, squeeze=False)
         rows = (
             ("raw phase", preview.raw, "twilight", -np.pi, np.pi),
             ("aligned", preview.aligned, "cividis_r", low, high),
         )
-        for row, (name, stack, cmap, vmin, vmax) in zip(axes, rows, strict=True):
-            for ax, image, angle in zip(row, stack, preview.angles_deg, strict=True):
-                shown = ax.imshow(image, origin="lower", cmap=cmap, vmin=vmin, vmax=vmax)
-                ax.set_xticks([])
-                ax.set_yticks([])
-                for side in ax.spines.values():
-                    side.set_visible(False)
-                if name == "raw phase":
-                    ax.set_title(f"{angle:.1f}°")
-            row[0].set_ylabel(name)
-            figure.colorbar(shown, ax=list(row), label="rad", shrink=0.9, pad=0.02)
+        for ax, (name, stack, cmap, vmin, vmax) in zip(figure.subplots(2, 1), rows, strict=True):
+            image, centres = _strip(stack)
+            shown = ax.imshow(image, origin="lower", cmap=cmap, vmin=vmin, vmax=vmax)
+            ax.set_yticks([])
+            ax.set_xticks(centres, angles if name == "raw phase" else [""] * n)
+            ax.tick_params(length=0, top=False, labeltop=True, labelbottom=False, labelcolor=INK)
+            ax.spines[:].set_visible(False)
+            ax.set_ylabel(name)
+            figure.colorbar(shown, ax=ax, label="rad", shrink=0.9, pad=0.02)
 
     return to_png(draw, (1.0 + 1.55 * n, 3.2))
+
+
+def _strip(stack: NDArray[np.floating]) -> tuple[NDArray[np.floating], list[float]]:
+    """Images (n, y, x) side by side with transparent gaps; the columns of their centres."""
+    n, height, width = stack.shape
+    gap = max(1, round(0.05 * width))
+    strip = np.full((height, n * (width + gap) - gap), np.nan, stack.dtype)
+    starts = [m * (width + gap) for m in range(n)]
+    for start, image in zip(starts, stack, strict=True):
+        strip[:, start : start + width] = image
+    return strip, [start + (width - 1) / 2.0 for start in starts]
 
 
 def shifts(alignment: Mapping[str, SeriesAlignment]) -> bytes:

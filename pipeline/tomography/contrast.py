@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.errors import GeometryError
+from pipeline.stacks import Contrast
 from pipeline.tomography.geometry import check_rotations
 
 TENSOR_COMPONENTS: tuple[tuple[int, int], ...] = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
@@ -106,6 +107,24 @@ def linear_difference_weights(rotations: ArrayLike, degree: float = 1.0) -> NDAr
     matrices = check_rotations(rotations, "linear_difference_weights")
     p = _checked_degree(degree, "linear_difference_weights")
     return p * (_outer(matrices[:, 0]) - _outer(matrices[:, 1]))
+
+
+def contrast_weights(
+    contrast: Contrast, rotations: NDArray[np.float64], degree: float
+) -> NDArray[np.float64]:
+    """Weights (n, c) of the field's components in a differenced stack of this contrast.
+
+    Parameters
+    ----------
+    contrast : of the stack.
+    rotations : (n, 3, 3) sample to lab.
+    degree : degree of polarisation, 0 to 1; not used by `scalar`.
+    """
+    if contrast == "scalar":
+        return scalar_weights(len(rotations))
+    if contrast == "circular":
+        return circular_weights(rotations, 1, degree)
+    return linear_difference_weights(rotations, degree)
 
 
 def _outer(vectors: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import fft
 
 from pipeline.errors import GeometryError
-from pipeline.tomography.kernels.slices import back_project_slices, linear_shares
+from pipeline.tomography.kernels.slices import back_project_slices, linear_footprints
 
 Window = Literal["ram-lak", "shepp-logan", "hann"]
 Content = Literal["values", "differences"]
@@ -71,8 +71,8 @@ def filtered_back_projection(
     volume = np.empty((1, nx, nx, ny), np.float32)
     share = angle_shares(angles).astype(np.float32)[:, None]
     low = -(nx // 2)
-    cosines, sines, columns_shared = np.cos(angles), np.sin(angles), linear_shares(len(angles))
-    back_project_slices(columns, share, cosines, sines, columns_shared, low, low, volume)
+    cosines, sines, footprint = np.cos(angles), np.sin(angles), linear_footprints(len(angles))
+    back_project_slices(columns, share, cosines, sines, footprint, low, low, volume)
     return np.ascontiguousarray(volume[0].transpose(0, 2, 1))
 
 

@@ -92,6 +92,21 @@ def euler_rotations(euler_deg: ArrayLike) -> NDArray[np.float64]:
     return np.array(turned).reshape(-1, 3, 3)
 
 
+def euler_angles_deg(rotations: ArrayLike) -> NDArray[np.float64]:
+    """Angles phi, theta, psi of `euler_rotations` [degree], (n, 3) float64, theta within ±90.
+
+    Raises
+    ------
+    GeometryError
+        If `rotations` are not proper rotations.
+    """
+    turned = check_rotations(rotations, "euler_angles_deg").transpose(0, 2, 1)
+    theta = np.arcsin(np.clip(-turned[:, 2, 0], -1.0, 1.0))
+    phi = np.arctan2(turned[:, 1, 0], turned[:, 0, 0])
+    psi = np.arctan2(turned[:, 2, 1], turned[:, 2, 2])
+    return np.rad2deg(np.stack([phi, theta, psi], axis=1))
+
+
 def _angle_table(angles_deg: ArrayLike, name: str, *, ndim: int) -> NDArray[np.float64]:
     angles = np.asarray(angles_deg, dtype=np.float64)
     expected = "(n,)" if ndim == 1 else "(n, 3)"

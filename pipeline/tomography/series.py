@@ -165,7 +165,7 @@ class Series:
     components : (c, r) float32 orthonormal combinations of the field's components.
     coefficients : (k, r) float32 what each projection takes of each combination.
     cosines, sines : (k,) float64 of the rotation about the grid's turned y axis.
-    shares : of `kernels.slices.footprint_shares`.
+    footprint : (k, 2) float32 of `kernels.slices.footprints`.
     sharpening : (k,) float32 and float, what `kernels.slices.sharpen` does along columns and rows.
     about_z, about_x : the two turns that bring the axis onto y.
     image_shape : (ny, nx).
@@ -176,7 +176,7 @@ class Series:
     coefficients: NDArray[np.float32]
     cosines: NDArray[np.float64]
     sines: NDArray[np.float64]
-    shares: NDArray[np.float32]
+    footprint: NDArray[np.float32]
     sharpening: tuple[NDArray[np.float32], float]
     about_z: PlaneTurn
     about_x: PlaneTurn
@@ -227,7 +227,7 @@ class Series:
         int,
     ]:
         z_low, x_low = self.about_x.after[0][0], self.about_z.after[1][0]
-        return self.coefficients, self.cosines, self.sines, self.shares, z_low, x_low
+        return self.coefficients, self.cosines, self.sines, self.footprint, z_low, x_low
 
     def _combine(self, field: NDArray[np.float32]) -> NDArray[np.float32]:
         """(c, z, y, x) to the r combinations (r, z, y, x)."""
@@ -293,7 +293,7 @@ def plan_series(
         coefficients=np.ascontiguousarray(left[:, :rank] * singular[:rank], dtype=np.float32),
         cosines=cosines,
         sines=sines,
-        shares=slices.footprint_shares(cosines, sines),
+        footprint=slices.footprints(cosines, sines),
         sharpening=((own - blur).astype(np.float32), -blur),
         about_z=about_z,
         about_x=about_x,

@@ -487,7 +487,7 @@ def measure(size: str, wanted: list[str], tell: Callable[[Row], None]) -> list[R
         if asked("end"):
             add(end_rows(sample, results, tiny))
     if asked("partial"):
-        add(partial_rows(sample, tilts[:2]))
+        add(partial_rows(sample, tilts[: 1 if tiny else 2]))
     if asked("published"):
         add(published_rows())
     if asked("stress"):

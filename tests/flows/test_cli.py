@@ -11,7 +11,6 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from flows import cli as commands
 from flows.cli import app
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -82,7 +81,7 @@ def test_simulate_refuses_a_folder_that_is_not_empty(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-@pytest.mark.parametrize("choice", ["cuda", "slurm", "nonsense"])
+@pytest.mark.parametrize("choice", ["cloud", "nonsense"])
 def test_clusters_that_are_not_supported_are_named(choice: str, tiny: Path, tmp_path: Path) -> None:
     done = runner.invoke(app, ["run", str(tiny), "--out", str(tmp_path / "o"), "--cluster", choice])
     assert done.exit_code == 1
@@ -135,15 +134,6 @@ def test_schemas_are_printed() -> None:
     assert "series" in schema["properties"]
     recipe = json.loads(runner.invoke(app, ["schema", "recipe"]).stdout)
     assert "orientation" in recipe["properties"]
-
-
-def test_the_cluster_option_replaces_the_recipes() -> None:
-    from schemas.recipe import Recipe
-
-    chosen = commands._with_cluster(Recipe(), "tcp://127.0.0.1:8786").cluster
-    assert (chosen.kind, chosen.address) == ("address", "tcp://127.0.0.1:8786")
-    assert commands._with_cluster(Recipe(), "none").cluster.kind == "none"
-    assert commands._with_cluster(Recipe(), None) == Recipe()
 
 
 def test_two_pixel_sizes_without_resampling(tiny: Path, tmp_path: Path, cli: Call) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 _CHUNK = 4096
 """Voxels that a task combines at a time: all components of a chunk stay in the cache."""
 
-_TILE = 32
+_TILE = 16
 """Edge of the blocks of a transposition, so that both sides stay in the cache."""
 
 
@@ -62,12 +62,18 @@ def transpose_planes(source: NDArray[np.float32], target: NDArray[np.float32]) -
         tile = np.empty((_TILE, _TILE + 1), np.float32)
         for b0 in range(0, nb, _TILE):
             size_b = min(_TILE, nb - b0)
-            for a in range(size_a):
-                for b in range(size_b):
-                    tile[a, b] = source[r, p, a0 + a, b0 + b]
-            for b in range(size_b):
+            if size_a == _TILE and size_b == _TILE:
+                # The same loops with ends that the compiler knows: twice as fast.
+                for a in range(_TILE):
+                    for b in range(_TILE):
+                        tile[b, a] = source[r, p, a0 + a, b0 + b]
+                for b in range(_TILE):
+                    for a in range(_TILE):
+                        target[r, p, b0 + b, a0 + a] = tile[b, a]
+            else:
                 for a in range(size_a):
-                    target[r, p, b0 + b, a0 + a] = tile[a, b]
+                    for b in range(size_b):
+                        target[r, p, b0 + b, a0 + a] = source[r, p, a0 + a, b0 + b]
 
 
 @njit(cache=True, parallel=True, error_model="numpy")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.plan import half_sphere, judge_geometry, largest_gap
+from pipeline.plan import largest_gap
+from pipeline.plan_geometry import half_sphere, judge_geometry
 from pipeline.tomography.contrast import (
     circular_weights,
     linear_difference_weights,

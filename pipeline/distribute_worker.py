@@ -1,0 +1,119 @@
+"""The part of the distributed data term that runs on a worker: files in, a partial product out.
+
+A worker loads its shards itself and keeps them; the field comes from a file as well, so that no
+state of an iteration lives on a worker only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.distribute_shards import (
+    Field,
+    Indices,
+    Operation,
+    apply_to,
+    rows_of,
+    shard_problem,
+)
+from pipeline.stacks import DifferencedStack
+from pipeline.tomography.projector import Scheme
+from pipeline.tomography.solvers import LocalLeastSquares, PixelWeights
+
+CACHED_SHARDS = 64
+"""Most shards that a worker process keeps in memory."""
+
+_cache: OrderedDict[str, LocalLeastSquares] = OrderedDict()
+one_at_a_time = Lock()
+"""The kernels' threads must not be entered twice at once in one process."""
+
+
+def partial_product(
+    shard_file: str,
+    volume_shape: tuple[int, int, int],
+    scheme: Scheme,
+    operation: Operation,
+    field_file: str,
+) -> tuple[Field, float]:
+    """Product of one shard with the field in a file: a pure function of the two files.
+
+    Parameters
+    ----------
+    shard_file : `.npz` of a shard; its name holds the checksum of its content, so that a worker
+        may keep what it read.
+    volume_shape : (z, y, x).
+    scheme : of the projector.
+    operation : `residual_gradient` or `normal`.
+    field_file : `.npy`, (c, z, y, x) float32.
+    """
+    with one_at_a_time:
+        key = f"{Path(shard_file).name} {volume_shape} {scheme}"
+        problem = _cache.pop(key, None)
+        if problem is None:
+            with np.load(shard_file) as shard:
+                weights = shard.get("pixel_weights")
+                problem = shard_problem(
+                    shard["data"],
+                    shard["rotations"],
+                    shard["weights"],
+                    volume_shape,
+                    weights,
+                    scheme,
+                    float(shard["point_spread_px"]),
+                )
+        _cache[key] = problem
+        while len(_cache) > CACHED_SHARDS:
+            _cache.popitem(last=False)
+        return apply_to(problem, operation, np.load(field_file))
+
+
+def write_shard(
+    scratch: Path,
+    stack: DifferencedStack,
+    indices: Indices,
+    pixel_weights: PixelWeights | None,
+) -> str:
+    """Write one shard under a name that holds the checksum of its content."""
+    arrays: dict[str, NDArray[Any]] = {
+        "data": stack.data[indices],
+        "rotations": stack.rotations[indices],
+        "weights": stack.weights[indices],
+        "point_spread_px": np.array(stack.point_spread_px),
+    }
+    if pixel_weights is not None:
+        arrays["pixel_weights"] = rows_of(pixel_weights, indices)
+    digest = hashlib.sha256()
+    for name, array in arrays.items():
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    path = scratch / f"shard-{digest.hexdigest()[:24]}.npz"
+    with _renamed(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+    return str(path)
+
+
+def write_array(path: Path, array: Field) -> None:
+    """Write an array so that its file is whole as soon as it is there."""
+    with _renamed(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array)
+
+
+@contextmanager
+def _renamed(path: Path) -> Iterator[Path]:
+    """Temporary name beside a path, renamed to it when the block ends well."""
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
