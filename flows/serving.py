@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 import threading
@@ -123,13 +124,25 @@ async def _deployment(flow: Any, called: str) -> Any:
     """The deployment that a runner serves."""
     from prefect.types.entrypoint import EntrypointType
 
-    return await flow.ato_deployment(
+    deployment = await flow.ato_deployment(
         name=called,
         description=_DESCRIPTIONS[called],
         tags=["dichrotomo"],
         version=version("dichrotomo"),
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
+    # Prefect finds descriptions in another style of docstrings only.
+    fields = deployment._parameter_openapi_schema.properties
+    for parameter, words in described(flow.fn.__doc__ or "").items():
+        if parameter in fields:
+            fields[parameter]["description"] = words
+    return deployment
+
+
+def described(docstring: str) -> dict[str, str]:
+    """Parameters of a docstring, `name : what it is`, which may go on in lines further right."""
+    found = re.findall(r"^ {4}(\w+) : (.*(?:\n {6,}.*)*)", docstring, re.MULTILINE)
+    return {name: " ".join(words.split()) for name, words in found}
 
 
 def main() -> None:

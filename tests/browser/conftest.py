@@ -202,5 +202,7 @@ def _connect(client: Any, folder: Path) -> Browser:
     base = f"http://127.0.0.1:{port.read_text().split()[0]}"
     with urllib.request.urlopen(f"{base}/json/list", timeout=10) as answer:
         pages = [page for page in json.load(answer) if page["type"] == "page"]
-    socket = client.connect(pages[0]["webSocketDebuggerUrl"], max_size=2**28, proxy=None)
+    socket = client.connect(
+        pages[0]["webSocketDebuggerUrl"], max_size=2**28, proxy=None, ping_interval=None
+    )
     return Browser(socket)

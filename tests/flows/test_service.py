@@ -209,7 +209,7 @@ def test_an_operator_cancels_starts_again_and_answers(
     else:
         browser.visit(f"http://127.0.0.1:{service.port}/runs/flow-run/{run}")
         browser.press_button("Cancel")
-        browser.press_button("Cancel Run")
+        browser.press_button("Confirm")
     operations.until(lambda: not service.workers(), 30)
     assert service.ended(run, 60)["state"]["type"] == "CANCELLED"
     kept = {path.parent.name for path in (out / "work").glob("*/manifest.json")}
@@ -288,5 +288,7 @@ def test_the_form_of_a_run_shows_every_field_and_refuses_what_is_out_of_bounds(
     if browser is None:
         pytest.skip("needs Chromium in the PATH to look at the form")
     place = f"/deployments/deployment/{deployment['id']}/run"
-    look(browser, service, place, "Parameters", shots / "form.png", height=1400)
-    assert browser.evaluate("document.body.innerText.includes('folder of the results')")
+    look(browser, service, place, "folder of the results", shots / "form.png", height=1400)
+    browser.press_button("Recipe")
+    browser.wait_for_text("Fixes every random choice.")
+    browser.screenshot(shots / "recipe.png")
