@@ -24,6 +24,8 @@ from schemas.operation import QualityLimits
 _LOG = logging.getLogger(__name__)
 _FINISHED_SHOWN = 5
 _CURVE_POINTS = 400
+_OTHER_MEASURES = ("align-", "register-", "prepare-", "bin-")
+"""Steps whose residual is a movement, not a misfit of projections."""
 
 
 class Dashboard(ProgressBoard):
@@ -109,6 +111,8 @@ class Dashboard(ProgressBoard):
             yield take
 
     def _curve(self, name: str, event: Progress) -> None:
+        if name.startswith(_OTHER_MEASURES) and "joint" not in name:
+            return
         label = name if event.stage in ("", name) else f"{name}: {event.stage}"
         curve = self._curves.setdefault(label, [])
         if len(curve) < _CURVE_POINTS and event.residual is not None and event.residual > 0:
@@ -218,7 +222,7 @@ class Dashboard(ProgressBoard):
                 f"{head} · quality {quality.WORDS[quality.worst(measured)]}",
             ]
             parts += self.notes
-            parts += [self._progress()]
+            parts += ["## Progress", self._progress()]
             if measured:
                 parts += ["## Quality", quality.table(measured)]
             order = ("field", "slices", "curves", "shifts")

@@ -16,7 +16,7 @@ from schemas.operation import Limit, QualityLimits, Verdict
 WORDS: Mapping[Verdict, str] = {"green": "good", "amber": "look at it", "red": "bad"}
 _ORDER: Sequence[Verdict] = ("green", "amber", "red")
 
-_NAMED = 4
+_NAMED = 2
 
 
 @dataclass(frozen=True)

@@ -435,7 +435,9 @@ class Run:
                         sha256=self.workspace.fingerprints.of(path),
                     )
                 )
-        steps = sorted(self.workspace.results, key=lambda result: result.name)
+        # Of a step that was made again after an operator's answer, the last one counts.
+        last = {result.name: result for result in self.workspace.results}
+        steps = sorted(last.values(), key=lambda result: result.name)
         return Provenance(
             software_version=version("dichrotomo"),
             python_version=platform.python_version(),

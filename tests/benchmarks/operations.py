@@ -13,6 +13,7 @@ without Prefect. `--beamtime` takes a beamtime of `dichrotomo simulate` instead 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import logging
 import os
@@ -63,6 +64,11 @@ class Row:
         )
 
 
+def _end_with_parent() -> None:
+    """Ask Linux for a signal when the process that has started this one ends, in whatever way."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
 class Program:
     """`dichrotomo ...` in a process group of its own, whose lines can be waited for."""
 
@@ -76,6 +82,7 @@ class Program:
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
+                preexec_fn=_end_with_parent,
             )
 
     def text(self) -> str:
@@ -303,10 +310,15 @@ def draw_many(folder: Path, good: int, damaged: int, duplicates: int, series: in
 
 
 def measure_many(
-    service: Service, folder: Path, good: int = 450, damaged: int = 25, duplicates: int = 25
+    service: Service,
+    folder: Path,
+    good: int = 450,
+    damaged: int = 25,
+    duplicates: int = 25,
+    series: int = 5,
 ) -> list[Row]:
     """Many scans at once: none lost, none twice, each bad one named, and the UI answers."""
-    arriving = draw_many(folder, good, damaged, duplicates)
+    arriving = draw_many(folder, good, damaged, duplicates, series)
     recipe = folder / "recipe.yaml"
     recipe.write_text("preview: {least_projections: 10000}\n")  # Random frames show nothing.
     out = folder / "result"

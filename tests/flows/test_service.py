@@ -150,10 +150,12 @@ def test_what_the_schema_refuses_the_server_refuses(service: Any, night: Path) -
         assert words in refused.value.reason
 
 
-def test_a_path_outside_of_the_roots_fails_its_run(service: Any, tmp_path: Path) -> None:
-    parameters = {"beamtime_path": "/etc/beamtime.yaml", "out": str(tmp_path)}
-    run = service.start("process-beamtime/beamtime", "outside", parameters)
-    ended = service.ended(run, 60)
+def test_the_documented_call_starts_a_run_which_may_not_leave_the_roots(service: Any) -> None:
+    (order,) = re.findall(r"create_flow_run .*? -d '(.*?)'", DEPLOY, re.DOTALL)
+    assert "/deployments/name/process-beamtime/beamtime" in DEPLOY
+    order = json.loads(order)
+    run = service.start("process-beamtime/beamtime", order["idempotency_key"], order["parameters"])
+    ended = service.ended(run, 120)
     assert ended["state"]["type"] == "FAILED"
     assert "is not in a folder that runs may use" in ended["state"]["message"]
 
@@ -184,6 +186,13 @@ def test_other_origins_and_other_files_are_kept_out(service: Any, night: Path) -
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(f"{base}/results{path}")
         assert refused.value.code == status
+
+
+def test_scans_that_come_at_once_are_taken_once_each(
+    service: Any, operations: ModuleType, tmp_path: Path
+) -> None:
+    rows = operations.measure_many(service, tmp_path / "many", 18, 2, 3, series=1)
+    assert [row.value for row in rows[:3]] == [0, 0, 0], [str(row) for row in rows]
 
 
 def test_an_operator_cancels_starts_again_and_answers(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import configparser
 import io
+import re
 import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from flows import pictures, quality, serve
@@ -22,6 +24,7 @@ from flows.preview_flow import stepped
 from flows.quality import Measure
 from pipeline.errors import InputError
 from schemas.operation import Answer, Limit
+from schemas.recipe import Recipe
 from schemas.series import Series
 from schemas.service import ScanFinished, Service
 
@@ -136,7 +139,7 @@ def test_the_quality_table_puts_the_worst_first_and_alike_together() -> None:
     assert quality.worst(measures) == "red"
     lines = quality.table(measures).splitlines()[2:]
     assert "| bad | shift | 30 % | 5 | 20 | t |" in lines[0]
-    assert "| look at it | gap | 11 ° | 5 | 20 | s0, s1, s2, s3 and 2 more |" in lines[1]
+    assert "| look at it | gap | 11 ° | 5 | 20 | s0, s1 and 4 more |" in lines[1]
     assert "| good | 1 of 8 measures" in lines[2]
     assert quality.worst([]) == "green"
 
@@ -204,3 +207,20 @@ def test_a_series_that_grows_is_looked_at_in_steps_of_a_quarter() -> None:
 def test_keys_of_pages_are_what_the_server_takes() -> None:
     assert key_of("run", "My Pillar #3 (Å)") == "run-my-pillar-3"
     assert key_of("run", "柱") == "run-sample"
+
+
+def test_the_recipe_on_the_operators_page_is_valid() -> None:
+    page = (Path(__file__).resolve().parents[2] / "deploy" / "README.md").read_text()
+    (part,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    recipe = Recipe.model_validate(yaml.safe_load(part))
+    assert (recipe.approval.ask, recipe.approval.default) == ("amber", "go on")
+    assert recipe.limits.last_update_px == Limit(amber=0.1, red=0.5)
+
+
+def test_parameters_are_described_as_their_docstring_says() -> None:
+    from flows.beamtime_flow import process_beamtime
+    from flows.serving import described
+
+    words = described(process_beamtime.fn.__doc__ or "")
+    assert words["beamtime_path"] == "the beamtime file."
+    assert set(words) == {"beamtime_path", "out", "recipe_path", "recipe", "cluster"}
