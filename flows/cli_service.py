@@ -107,9 +107,10 @@ def serve(
         (folder / "address").write_text(serving.address)
         stop = _stop_on_signals()
         try:
-            seconds = serving.start()
-            _say(f"ready after {seconds:.1f} s: {serving.address}/dashboard")
-            serving.run(stop)
+            seconds = serving.start(stop)
+            if seconds is not None:
+                _say(f"ready after {seconds:.1f} s: {serving.address}/dashboard")
+                serving.run(stop)
         finally:
             serving.stop()
 

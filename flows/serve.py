@@ -222,8 +222,10 @@ class Serving:
             os.environ["PREFECT_API_AUTH_STRING"] = base[PASSWORD]
         self.api = PrefectApi(self.environment["PREFECT_API_URL"])
 
-    def start(self) -> float:
+    def start(self, stop: Callable[[], bool]) -> float | None:
         """Bring everything up; returns the seconds until the UI could be used.
+
+        None when it was asked to stop before.
 
         Raises
         ------
@@ -240,24 +242,28 @@ class Serving:
         poll, beat = str(self.settings.poll_s), str(self.settings.heartbeat_s)
         self._start("scans", ["runner", "scans", "1", poll, beat])
         self._start("reconstructions", ["runner", "reconstructions", str(slots), poll, beat])
-        self._until(self._healthy, "the server")
+        if not self._until(self._healthy, "the server", stop):
+            return None
         self._automate()
-        self._until(self._deployed, "the runners")
-        return time.monotonic() - started
+        up = self._until(self._deployed, "the runners", stop)
+        return time.monotonic() - started if up else None
 
     def _start(self, name: str, arguments: list[str]) -> None:
         child = Child(name, arguments, self.environment, self.home / "logs" / f"{name}.log")
         child.start()
         self.children.append(child)
 
-    def _until(self, question: Callable[[], bool], what: str) -> None:
+    def _until(self, question: Callable[[], bool], what: str, stop: Callable[[], bool]) -> bool:
         end = time.monotonic() + _READY_S
         while not question():
+            if stop():
+                return False
             ended = [c for c in self.children if c.process is None or c.process.poll() is not None]
             if ended or time.monotonic() > end:
                 log = (ended or self.children)[-1].log
                 raise ResourceError(f"{what} did not come up; its log is {log}")
             time.sleep(0.1)
+        return True
 
     def _healthy(self) -> bool:
         return answers(f"{self.address}/api/health")

@@ -13,7 +13,6 @@ without Prefect. `--beamtime` takes a beamtime of `dichrotomo simulate` instead 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import logging
 import os
@@ -64,9 +63,12 @@ class Row:
         )
 
 
-def _end_with_parent() -> None:
-    """Ask Linux for a signal when the process that has started this one ends, in whatever way."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+_LAUNCHER = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 15)
+os.execv(sys.executable, [sys.executable, "-m", "flows.cli", *sys.argv[1:]])
+"""
+"""Asks Linux for a signal when the process that has started this one ends, in whatever way."""
 
 
 class Program:
@@ -76,13 +78,12 @@ class Program:
         self.log = log
         with log.open("wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "flows.cli", *map(str, arguments)],
+                [sys.executable, "-c", _LAUNCHER, *map(str, arguments)],
                 cwd=ROOT,
                 env=env,
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
             )
 
     def text(self) -> str:
