@@ -266,7 +266,9 @@ def start_local(settings: Cluster, scratch: Path) -> Any:
         threads_per_worker=1,
         processes=True,
         host="127.0.0.1",
-        dashboard_address=None,
+        # A port of its own choice, where the usual one is another run's.
+        dashboard_address="127.0.0.1:0",
+        scheduler_kwargs={"dashboard": False},
         local_directory=str(scratch),
         env=_thread_limits(settings),
         silence_logs=logging.CRITICAL,
@@ -322,7 +324,7 @@ def start_cuda(settings: Cluster, scratch: Path) -> Any:
     for index, gpu in enumerate(gpus):
         env = {**_thread_limits(settings), "CUDA_VISIBLE_DEVICES": gpu}
         workers[index] = {"cls": Nanny, "options": {**options, "env": env}}
-    scheduler = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": None}
+    scheduler = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
     return SpecCluster(
         scheduler={"cls": Scheduler, "options": scheduler},
         workers=workers,
