@@ -27,7 +27,7 @@ from pipeline.io.stacks import load_differenced, save_differenced
 from pipeline.progress import ProgressCallback, silent
 from pipeline.reconstruct.ensemble import twin_of_orientation
 from pipeline.reconstruct.orientation import OrientationResult, reconstruct_orientation
-from pipeline.reconstruct.scalar import find_support, reconstruct_scalar
+from pipeline.reconstruct.scalar import find_support, reconstruct_scalar, solved_shape
 from pipeline.reconstruct.vector import projector_scheme, reconstruct_vector
 from pipeline.stacks import DifferencedStack
 from pipeline.tomography.geometry import group_by_axis
@@ -104,7 +104,9 @@ def solve_scalar(
     """Scalar field, matter positive. Writes `volume.npy` and `residuals.json`."""
     stack = load_all(stacks, half)
     _, ny, nx = stack.data.shape
-    term = None if settings.method == "fbp" else problem(stack, (nx, ny, nx))
+    term = None
+    if settings.method == "resire":
+        term = problem(stack, solved_shape(settings, (nx, ny, nx)))
     found = reconstruct_scalar(stack, None, settings, problem=term, progress=progress)
     np.save(out / "volume.npy", found.volume)
     write_json(out / "residuals.json", found.residuals)
@@ -128,7 +130,7 @@ def solve_energy(
     inside, small = np.load(full_support), np.load(support)
     if method == "auto":
         method = "fbp" if len(group_by_axis(stack.rotations)) == 1 else "resire"
-    changes = {"method": method, "positivity": False}
+    changes = {"method": method, "positivity": False, "extend": [1.0, 1.0, 1.0]}
     term = None if method == "fbp" else problem(stack, inside.shape)
     found = reconstruct_scalar(
         stack,

@@ -1,4 +1,4 @@
-"""Data of the reconstruction benchmark: simulated with true geometry, or read from the published."""
+"""Data of the reconstruction benchmark: simulated with true geometry, or published."""
 
 from __future__ import annotations
 
@@ -145,8 +145,7 @@ def film(area: int) -> tuple[DifferencedStack, NDArray[np.float32]]:
     """Measured tilt series of the Ta film, and the published RESIRE volume (z, y, x)."""
     folder = PUBLISHED / "ta-film-tilt-series"
     measured = loadmat(folder / f"Projections_area{area}.mat")["Proj_sub"].transpose(2, 1, 0)
-    known = loadmat(folder / f"ReconObj_sub{area}.mat")
-    volume = next(v for k, v in known.items() if not k.startswith("__")).transpose(2, 1, 0)
+    volume = loadmat(folder / f"ReconObj_sub{area}.mat")["reconstruction"].transpose(2, 1, 0)
     rotations = euler_rotations(loadmat(folder / "angles.mat")["angle"])
     stack = DifferencedStack(
         np.ascontiguousarray(measured, dtype=np.float32),
