@@ -187,6 +187,15 @@ def align_jointly(run: Run, data: Assembled, volume: StepResult, inside: StepRes
     return data
 
 
+def refine_angles(run: Run, data: Assembled, inside: StepResult) -> Assembled:
+    """Where the recipe asks for it, the rotation of every projection is found together with the
+    field that explains all of them; a turn common to all is the sample's and stays."""
+    if run.recipe.angles.enabled:
+        for name, steps, fitted in data.to_refine():
+            data = data.turned(tasks.refine_angles(run, f"angles-{name}", steps, fitted, inside))
+    return data
+
+
 def reconstruct(run: Run, data: Assembled) -> Parts:
     """The scalar channel gives the support, in which partners are aligned jointly; the
     off-resonance series give the density, the differenced projections the axis (with its
@@ -197,6 +206,9 @@ def reconstruct(run: Run, data: Assembled) -> Parts:
     inside = tasks.support(run, volume)
     if volume is not None:
         data = align_jointly(run, data, volume, inside)
+    data = refine_angles(run, data, inside)
+    if data.refined and volume is not None:
+        volume = tasks.scalar(run, data.stacks("scalar"), "-refined")
     dense = None
     off = layout.off_resonance()
     if off and volume is not None and (layout.wants("density") or layout.wants("grains")):

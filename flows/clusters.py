@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
+from flows.steady_clock import make_steady
 from flows.steps import StepFunction, call_here
 from pipeline.errors import ResourceError
 from pipeline.progress import Progress, ProgressCallback
@@ -40,6 +41,7 @@ _PROGRESS_SECONDS = 0.5
 _CONNECT_SECONDS = 20
 _SCHEDULER_AWAY_SECONDS = 120  # Longer than a service manager takes to start it again.
 _REMOTE_STEPS = 64  # Dask queues what its workers cannot take yet.
+_QUIET = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}  # Any port, no other machine.
 _LOST = 4  # A step that has killed this many workers is not tried again.
 
 
@@ -175,6 +177,7 @@ class Compute:
                 scratch=self.scratch,
                 pixel_weights=pixel_weights,
                 scheme=scheme,
+                check=None if self._jobs is None else self._jobs.check,
             )
             made.append(problem)
             return problem
@@ -270,12 +273,15 @@ def configure_dask() -> None:
     dask.config.set(
         {
             "distributed.comm.timeouts.tcp": "11s",
-            "distributed.deploy.lost-worker-timeout": "2s",
+            # A nanny starts its worker again; this is the time after which Dask drops the nanny
+            # too, for good. On a busy machine a worker takes many seconds to start.
+            "distributed.deploy.lost-worker-timeout": "300s",
             "distributed.scheduler.allowed-failures": _LOST,
             "distributed.worker.daemon": True,
             "distributed.admin.system-monitor.gil.enabled": False,
         }
     )
+    make_steady()
 
 
 def start_local(settings: Cluster, scratch: Path) -> Any:
@@ -289,6 +295,7 @@ def start_local(settings: Cluster, scratch: Path) -> Any:
         processes=True,
         host="127.0.0.1",
         dashboard_address=None,
+        scheduler_kwargs=_QUIET,
         local_directory=str(scratch),
         env=_thread_limits(settings),
         silence_logs=logging.CRITICAL,
@@ -344,9 +351,8 @@ def start_cuda(settings: Cluster, scratch: Path) -> Any:
     for index, gpu in enumerate(gpus):
         env = {**_thread_limits(settings), "CUDA_VISIBLE_DEVICES": gpu}
         workers[index] = {"cls": Nanny, "options": {**options, "env": env}}
-    scheduler = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": None}
     return SpecCluster(
-        scheduler={"cls": Scheduler, "options": scheduler},
+        scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", **_QUIET}},
         workers=workers,
         silence_logs=logging.CRITICAL,
     )

@@ -226,7 +226,10 @@ def _check_groups(groups: Sequence[Group], path: Path) -> None:
 
 
 class Assembled:
-    """Finished steps up to the assembly, by name of series or group; `shape` is that of frames."""
+    """Finished steps up to the assembly, by name of series or group; `shape` is that of frames.
+
+    `refined` are the groups and differenced series whose rotations were refined.
+    """
 
     def __init__(
         self,
@@ -237,7 +240,9 @@ class Assembled:
         assembled: dict[str, StepResult],
         differenced: list[StepResult],
         shape: tuple[int, int],
+        refined: Mapping[str, StepResult] | None = None,
     ):
+        self.refined = dict(refined or {})
         self.layout = layout
         self.prepared = prepared
         self.aligned = aligned
@@ -262,7 +267,46 @@ class Assembled:
             self.assembled | dict(assembled),
             self.differenced,
             self.shape,
+            self.refined,
         )
+
+    def turned(self, refined: Mapping[str, StepResult]) -> Assembled:
+        """The same, the rotations of some groups and differenced series refined."""
+        entered = [
+            refined.get(series.name, step)
+            for series, step in zip(self.layout.differenced, self.differenced, strict=True)
+        ]
+        groups = {name: step for name, step in refined.items() if name in self.assembled}
+        return Assembled(
+            self.layout,
+            self.prepared,
+            self.aligned,
+            self.motions,
+            self.assembled | groups,
+            entered,
+            self.shape,
+            self.refined | dict(refined),
+        )
+
+    def to_refine(self) -> list[tuple[str, dict[str, StepResult], str]]:
+        """What is to be refined together: name, steps, and the stack in which turns are found.
+
+        Partners are refined in their scalar channel, which has far less noise than their
+        difference; series that come differenced in themselves. Scalar series beside partners keep
+        their one axis, which filtered back-projection needs.
+        """
+        sets = []
+        for kind in ("linear", "circular"):
+            groups = [group.name for group in self.layout.groups if group.kind == kind]
+            sets.append((kind, {name: self.assembled[name] for name in groups}, "scalar.h5"))
+        for contrast in ("scalar", "linear", "circular"):
+            entered = {
+                series.name: step
+                for series, step in zip(self.layout.differenced, self.differenced, strict=True)
+                if series.contrast == contrast
+            }
+            sets.append((f"{contrast}-differenced", entered, "differenced.h5"))
+        return [item for item in sets if item[1]]
 
     def stacks(self, contrast: str) -> list[Path]:
         """Files of one contrast; without a scalar series the mean of partners is the scalar."""
@@ -309,6 +353,7 @@ class Assembled:
             "members": {g.name: [s.name for s in g.members] for g in self.layout.groups},
             "assembled": {name: step.folder for name, step in self.assembled.items()},
             "motions": {name: folder(self.motions.get(name)) for name in self.aligned},
+            "refined": {name: step.folder for name, step in self.refined.items()},
         }
 
 

@@ -73,8 +73,11 @@ class SlurmJobs:
     """
 
     def __init__(self, settings: SlurmSettings, scratch: Path):
+        import dask
         from distributed.security import Security
 
+        # A job that is gone does not come back: forgotten soon, and replaced by adaptation.
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "2s"})
         self.settings = settings
         self.refusals: list[str] = []
         self._waiting_since: float | None = None
@@ -271,6 +274,10 @@ def _worker_options(settings: SlurmSettings) -> list[str]:
         "--no-dashboard",
         "--dashboard-address",
         "127.0.0.1:0",
+        "--preload",
+        "flows.steady_clock",
+        "--preload-nanny",
+        "flows.steady_clock",
     ]
 
 

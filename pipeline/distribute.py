@@ -16,7 +16,7 @@ import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,6 +76,8 @@ class DistributedLeastSquares(ShardedLeastSquares):
     stack, volume_shape, pixel_weights, scheme : as in `ShardedLeastSquares`.
     scratch : folder on a file system that every worker sees; shards and fields are written there
         and removed by `close`.
+    check : called while there is no worker; raises where waiting is of no use. Two minutes are
+        waited when absent.
 
     Raises
     ------
@@ -93,9 +95,11 @@ class DistributedLeastSquares(ShardedLeastSquares):
         scratch: Path,
         pixel_weights: PixelWeights | None = None,
         scheme: Scheme = "series",
+        check: Callable[[], None] | None = None,
     ):
         super().__init__(stack, volume_shape, pixel_weights, scheme)
         self._client = client
+        self._check = check
         self._volume_shape = volume_shape
         self._scratch = scratch.resolve()
         self._counter = itertools.count()
@@ -142,7 +146,7 @@ class DistributedLeastSquares(ShardedLeastSquares):
         )
 
     def _once(self, operation: Operation, field_file: str) -> tuple[Field, float]:
-        addresses = _wait_for_workers(self._client)
+        addresses = _wait_for_workers(self._client, self._check)
         ahead = 2 * len(addresses)  # Results of more shards would only fill the workers' memory.
         waiting: deque[Future] = deque()
         total = TreeSum()
@@ -153,7 +157,7 @@ class DistributedLeastSquares(ShardedLeastSquares):
                     waiting.append(self._submit(k, file, operation, field_file, addresses))
                 if not waiting:
                     return total.total()
-                part, square = _result(self._client, waiting[0])
+                part, square = _result(self._client, waiting[0], self._check)
                 waiting.popleft().release()
                 total.add(part if part.flags.writeable else part.copy(), square)
         finally:
@@ -199,23 +203,29 @@ def _workers(client: Client) -> list[str]:
     return sorted(client.scheduler_info(n_workers=-1)["workers"])
 
 
-def _wait_for_workers(client: Client) -> list[str]:
+def _wait_for_workers(client: Client, check: Callable[[], None] | None) -> list[str]:
     end = time.monotonic() + PATIENCE_SECONDS
     while not (addresses := _workers(client)):
-        if time.monotonic() > end:
+        if check is not None:
+            check()
+        elif time.monotonic() > end:
             raise ResourceError(f"no Dask worker for {PATIENCE_SECONDS:g} s; the cluster is gone")
         time.sleep(0.1)
     return addresses
 
 
-def _result(client: Client, future: Future) -> tuple[Field, float]:
+def _result(
+    client: Client, future: Future, check: Callable[[], None] | None
+) -> tuple[Field, float]:
     """Result of a task; keeps asking, because a lost scheduler answers nothing at all."""
     end = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
             part, square = future.result(timeout=2)
         except TimeoutError:
-            if _workers(client):
+            if check is not None:
+                check()
+            elif _workers(client):
                 end = time.monotonic() + PATIENCE_SECONDS
             elif time.monotonic() > end:
                 raise ResourceError("every Dask worker was lost") from None

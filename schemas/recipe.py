@@ -142,17 +142,38 @@ class SupportSettings(StrictModel):
 class ScalarSettings(StrictModel):
     """Reconstruction of a scalar field."""
 
-    method: Literal["resire", "fbp"] = "resire"
-    """RESIRE (least squares with positivity) or filtered back-projection."""
+    method: Literal["resire", "fbp", "art", "sirt"] = "resire"
+    """RESIRE (least squares with positivity), filtered back-projection, or the classical ART and
+    SIRT, to repeat a published analysis as it was."""
 
     iterations: int = Field(default=60, ge=1, le=5000)
-    """Most iterations of RESIRE."""
+    """Most iterations of RESIRE; all of SIRT."""
+
+    sweeps: int = Field(default=20, ge=1, le=1000)
+    """Sweeps of ART over all rays; twenty were published for battery cathodes."""
+
+    relaxation: float = Field(default=0.2, gt=0.0, lt=2.0)
+    """Part of its step that ART takes at every ray; small steps average the noise of many rays.
+    SIRT, which averages anyway, takes the whole step."""
+
+    extend: list[float] = Field(default=[1.0, 1.0, 1.0], min_length=3, max_length=3)
+    """Factors by which the volume is larger than the frames along z, y and x while it is solved
+    for: 1 for a sample that all frames hold; 1.5 across the rotation axis for a film that goes on
+    beyond them, so that what is outside does not have to be explained by what is inside."""
 
     positivity: bool = True
     """Electron density and optical density are not negative."""
 
     fbp_filter: Literal["ram-lak", "shepp-logan", "hann"] = "ram-lak"
     """Window of the ramp filter."""
+
+    @model_validator(mode="after")
+    def _extended(self) -> ScalarSettings:
+        if any(not 1.0 <= factor <= 4.0 for factor in self.extend):
+            raise ValueError(f"scalar.extend: expected factors from 1 to 4, found {self.extend}")
+        if self.method in ("fbp", "art") and self.extend != [1.0, 1.0, 1.0]:
+            raise ValueError(f"scalar.extend: method '{self.method}' knows no larger volume")
+        return self
 
 
 class VectorSettings(StrictModel):
