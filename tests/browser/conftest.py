@@ -94,6 +94,10 @@ class Browser:
         self.call("Page.navigate", url=url)
         self.wait("document.readyState === 'complete'")
 
+    def leave(self) -> None:
+        """Leave a page, whose animations cost a processor where there is no GPU."""
+        self.call("Page.navigate", url="about:blank")
+
     def asked(self) -> set[str]:
         """Hosts that pages have called."""
         urls = [

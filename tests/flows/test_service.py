@@ -76,7 +76,16 @@ def pages(service: Any, key: str) -> list[dict[str, Any]]:
     return service.api.post("/artifacts/filter", wanted)
 
 
-def look(browser: Any, service: Any, path: str, words: str, shot: Path, height: int = 1000) -> None:
+def look(
+    browser: Any,
+    service: Any,
+    path: str,
+    words: str,
+    shot: Path,
+    height: int = 1000,
+    *,
+    leave: bool = True,
+) -> None:
     """Visit a page of the UI, wait for its words, and take its picture."""
     browser.visit(f"http://127.0.0.1:{service.port}{path}", height=height)
     browser.wait_for_text(words)
@@ -85,6 +94,8 @@ def look(browser: Any, service: Any, path: str, words: str, shot: Path, height: 
     browser.screenshot(shot)
     assert shot.stat().st_size > 20_000
     assert browser.asked() <= {f"127.0.0.1:{service.port}"}
+    if leave:
+        browser.leave()
 
 
 def test_scans_that_arrive_are_previewed_and_bad_ones_are_named(
@@ -219,6 +230,8 @@ def test_an_operator_cancels_starts_again_and_answers(
         browser.visit(f"http://127.0.0.1:{service.port}/runs/flow-run/{run}")
         browser.press_button("Cancel")
         browser.press_button("Confirm")
+        browser.wait_for_text("Cancell", 60)
+        browser.leave()
     operations.until(lambda: not service.workers(), 30)
     assert service.ended(run, 60)["state"]["type"] == "CANCELLED"
     kept = {path.parent.name for path in (out / "work").glob("*/manifest.json")}
@@ -284,6 +297,7 @@ def _answer_in(browser: Any, service: Any, run: str, shots: Path) -> None:
     browser.call("Input.insertText", text="looks good")
     browser.press_button("Submit")
     browser.wait("!document.body.innerText.includes('Resume Flow Run')")
+    browser.leave()
 
 
 def test_the_form_of_a_run_shows_every_field_and_refuses_what_is_out_of_bounds(
@@ -297,7 +311,8 @@ def test_the_form_of_a_run_shows_every_field_and_refuses_what_is_out_of_bounds(
     if browser is None:
         pytest.skip("needs Chromium in the PATH to look at the form")
     place = f"/deployments/deployment/{deployment['id']}/run"
-    look(browser, service, place, "folder of the results", shots / "form.png", height=1400)
+    look(browser, service, place, "folder of the results", shots / "form.png", 1400, leave=False)
     browser.press_button("Recipe")
     browser.wait_for_text("Fixes every random choice.")
     browser.screenshot(shots / "recipe.png")
+    browser.leave()

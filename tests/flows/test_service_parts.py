@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import configparser
 import io
@@ -9,6 +10,7 @@ import re
 import shlex
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -224,3 +226,43 @@ def test_parameters_are_described_as_their_docstring_says() -> None:
     words = described(process_beamtime.fn.__doc__ or "")
     assert words["beamtime_path"] == "the beamtime file."
     assert set(words) == {"beamtime_path", "out", "recipe_path", "recipe", "cluster"}
+
+
+def test_a_report_needs_the_password_of_the_server_and_cannot_act(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import httpx
+    from starlette.applications import Starlette
+    from starlette.routing import Route
+
+    from flows import webserver
+
+    (tmp_path / "report.html").write_text("<p>maps")
+    (tmp_path / "secret.yaml").write_text("x")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "report.html").symlink_to("/etc/hostname")
+    monkeypatch.setenv("DICHROTOMO_ROOTS", str(tmp_path))
+    app = Starlette(routes=[Route("/results/{path:path}", webserver.report)])
+    app.add_middleware(webserver.Policy)
+
+    def get(path: str, **more: Any) -> httpx.Response:
+        async def ask() -> httpx.Response:
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+                return await client.get(path, **more)
+
+        return asyncio.run(ask())
+
+    found = get(f"/results{tmp_path}/report.html")
+    assert (found.status_code, found.text) == (200, "<p>maps")
+    assert found.headers["content-security-policy"].startswith("sandbox allow-scripts")
+    assert get(f"/results{tmp_path}/secret.yaml").status_code == 404
+    assert get(f"/results{tmp_path}/other/report.html").status_code == 403
+    assert "connect-src 'self'" in get("/nothing").headers["content-security-policy"]
+    monkeypatch.setenv(serve.PASSWORD, "admin:twelve-and-more")
+    for given in ({}, {"authorization": "Basic !!"}, {"authorization": "Bearer x"}):
+        refused = get(f"/results{tmp_path}/report.html", headers=given)
+        assert (refused.status_code, "Basic" in refused.headers["www-authenticate"]) == (401, True)
+        assert "twelve" not in refused.text
+    known = get(f"/results{tmp_path}/report.html", auth=("admin", "twelve-and-more"))
+    assert known.status_code == 200
