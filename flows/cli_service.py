@@ -147,9 +147,9 @@ def watch(
     it can be read. Damaged files and duplicates are named in one line and set aside in a table;
     they are looked at again when they change. Stopped and started again, it starts nothing twice;
     while the server is away, what is to be started waits. The server is that of PREFECT_API_URL,
-    or http://127.0.0.1:4200.
+    else that of the service in the same folder (--home), else http://127.0.0.1:4200.
     """
-    from flows.api import PrefectApi, api_url
+    from flows.api import PrefectApi
     from flows.intake import Destination, Intake
     from flows.serve import spool_of
     from flows.watch import Watcher, alone
@@ -175,8 +175,18 @@ def watch(
         return
     with alone(spool.file.parent, beamtime):
         Watcher(intake, folder.resolve(), settings, _say).run(
-            PrefectApi(api_url()), _stop_on_signals()
+            PrefectApi(_server_of(_home(home))), _stop_on_signals()
         )
+
+
+def _server_of(home: Path) -> str:
+    """Address of the server of this user, or of the service in a folder."""
+    from flows.api import api_url
+
+    address = home / "address"
+    if os.environ.get("PREFECT_API_URL") or not address.exists():
+        return api_url()
+    return f"{address.read_text().strip()}/api"
 
 
 def _print_table(intake: Any, as_json: bool) -> None:

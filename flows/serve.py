@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
@@ -32,7 +33,7 @@ from schemas.service import Service
 PASSWORD = "PREFECT_SERVER_API_AUTH_STRING"
 AUTOMATION = "dichrotomo: no sign of life"
 _LEAST_PASSWORD = 12
-_READY_S = 120.0
+_READY_S = 180.0
 _LOG_BYTES = 10_000_000
 _RESTART_S = (1.0, 60.0)
 
@@ -231,7 +232,7 @@ class Serving:
         ------
         ResourceError : the port is taken, or a child does not come up.
         """
-        started = time.monotonic()
+        started, begun = time.monotonic(), datetime.now(UTC)
         if answers(self.address):
             raise ResourceError(
                 f"port {self.settings.port} is taken by another program; choose another --port"
@@ -244,6 +245,7 @@ class Serving:
         self._start("reconstructions", ["runner", "reconstructions", str(slots), poll, beat])
         if not self._until(self._healthy, "the server", stop):
             return None
+        self._settle(begun)
         self._automate()
         up = self._until(self._deployed, "the runners", stop)
         return time.monotonic() - started if up else None
@@ -275,6 +277,22 @@ class Serving:
             return False
         fresh = [d for d in found if d["name"] in ("scans", "beamtime") and d["status"] == "READY"]
         return len(fresh) == len(("scans", "beamtime"))
+
+    def _settle(self, begun: datetime) -> None:
+        """Runs of a service that was killed are told to have crashed: their processes ended with
+        it, and nobody else knows."""
+        content = {
+            "flow_runs": {
+                "state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING", "PAUSED"]}},
+                "deployment_id": {"is_null_": False},
+            }
+        }
+        message = "its service was ended; start it again and it goes on from its last finished step"
+        state = {"type": "CRASHED", "name": "Crashed", "message": message}
+        for run in self.api.post("/flow_runs/filter", content):
+            since = datetime.fromisoformat(run["state"]["timestamp"])
+            if since < begun and run["state"]["name"] != "Suspended":
+                self.api.post(f"/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
 
     def _automate(self) -> None:
         """Runs that give no sign of life any more are marked as crashed."""
