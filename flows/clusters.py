@@ -151,6 +151,7 @@ class Compute:
         and some threading layers of numba do not allow it.
         """
         with self._here:
+            self._check_alive()
             call_here(function, arguments, progress)
 
     @contextmanager
@@ -193,6 +194,7 @@ class Compute:
         if self.settings.kind == "none":
             return None
         with self._opening:
+            self._check_alive()
             if self._client is None:
                 self._client = self._open()
             return self._client
@@ -233,6 +235,11 @@ class Compute:
         if self._cluster is not None:
             self._cluster.close(timeout=10)
         self._client = self._cluster = None
+
+    def _check_alive(self) -> None:
+        """Steps that were waiting for their turn do not start what was cancelled anew."""
+        if self._killed:
+            raise ResourceError("the run has been cancelled")
 
     def kill(self) -> None:
         """End private workers of this machine at once, in the middle of what they compute."""

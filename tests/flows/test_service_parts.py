@@ -19,12 +19,14 @@ from pydantic import ValidationError
 
 from flows import pictures, quality, serve
 from flows.approval import Approval, excluded
+from flows.clusters import open_compute
 from flows.coarse import binning, block_mean
 from flows.confine import confined
 from flows.page import key_of
 from flows.preview_flow import stepped
 from flows.quality import Measure
-from pipeline.errors import InputError
+from pipeline.errors import InputError, ResourceError
+from schemas.cluster import Cluster
 from schemas.operation import Answer, Limit
 from schemas.recipe import Recipe
 from schemas.series import Series
@@ -266,3 +268,17 @@ def test_a_report_needs_the_password_of_the_server_and_cannot_act(
         assert "twelve" not in refused.text
     known = get(f"/results{tmp_path}/report.html", auth=("admin", "twelve-and-more"))
     assert known.status_code == 200
+
+
+def test_steps_that_wait_do_not_start_what_was_cancelled_anew(tmp_path: Path) -> None:
+    def step(out: Path) -> None:
+        (out / "done").touch()
+
+    for kind in ("none", "local"):
+        with (
+            pytest.raises(ResourceError, match="has been cancelled"),
+            open_compute(Cluster(kind=kind), tmp_path) as compute,
+        ):
+            compute.kill()
+            compute.call(step, {"out": tmp_path}, lambda _: None)
+    assert not (tmp_path / "done").exists()
