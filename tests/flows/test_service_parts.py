@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from flows import pictures, quality, serve
 from flows.approval import Approval, excluded
-from flows.clusters import open_compute
+from flows.clusters import Compute
 from flows.coarse import binning, block_mean
 from flows.confine import confined
 from flows.page import key_of
@@ -275,10 +275,8 @@ def test_steps_that_wait_do_not_start_what_was_cancelled_anew(tmp_path: Path) ->
         (out / "done").touch()
 
     for kind in ("none", "local"):
-        with (
-            pytest.raises(ResourceError, match="has been cancelled"),
-            open_compute(Cluster(kind=kind), tmp_path) as compute,
-        ):
-            compute.kill()
+        compute = Compute(Cluster.model_validate({"kind": kind}), tmp_path)
+        compute.kill()
+        with pytest.raises(ResourceError, match="has been cancelled"):
             compute.call(step, {"out": tmp_path}, lambda _: None)
     assert not (tmp_path / "done").exists()
