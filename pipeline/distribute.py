@@ -60,8 +60,9 @@ __all__ = [
 FIELD_COPIES = 4
 """Fields that a worker holds at once: input, gradient, and two in the axis' own frame."""
 
-ATTEMPTS = 6
-"""Times that one product is tried before workers count as lost for good."""
+ATTEMPTS = 20
+"""Times that one product is tried before workers count as lost for good: a minute and a half, in
+which even a busy machine has started some again."""
 
 PATIENCE_SECONDS = 120.0
 """How long to wait for a worker when there is none."""
