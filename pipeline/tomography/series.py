@@ -7,12 +7,14 @@ rotation axis; then each projection is a sum over slices (`kernels/slices.py`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.tomography.geometry import AxisGroup, axis_turns
-from pipeline.tomography.kernels import layout, slices, turn
+from pipeline.tomography.kernels import slices, turn
+from pipeline.tomography.kernels.twins import CPU, Kernels
 
 Range = tuple[int, int]
 """Lowest and highest integer coordinate of a grid axis, both included."""
@@ -54,28 +56,31 @@ class PlaneTurn:
         """Whether the turn leaves every array as it is."""
         return self.trivial and self.quarters == 0
 
-    def forward(self, field: NDArray[np.float32]) -> NDArray[np.float32]:
+    def forward(self, field: Any, kernels: Kernels = CPU) -> Any:
         """Turn `field` (r, n2, n1, rest) float32."""
         for _ in range(self.quarters):
             field = field.swapaxes(1, 2)[:, :, ::-1]
         if self.trivial:
             return field
-        padded = _pad(field)
-        turn.spline_coefficients(padded)
+        r, n2, n1, rest = field.shape
+        padded = kernels.xp.empty((r, n2 + 2 * turn.PAD, n1 + 2 * turn.PAD, rest), np.float32)
+        kernels.pad_plane(field, turn.PAD, padded)
+        kernels.spline_coefficients(padded)
         shape = (field.shape[0], _size(self.after[0]), _size(self.after[1]), field.shape[3])
-        turned = np.empty(shape, np.float32)
-        turn.turn_plane(padded, *self._arguments(), turned)
+        turned = kernels.xp.empty(shape, np.float32)
+        kernels.turn_plane(padded, *self._arguments(), turned)
         return turned
 
-    def adjoint(self, turned: NDArray[np.float32]) -> NDArray[np.float32]:
+    def adjoint(self, turned: Any, kernels: Kernels = CPU) -> Any:
         """Adjoint of `forward`."""
         field = turned
         if not self.trivial:
             n2, n1 = _size(self.middle[0]), _size(self.middle[1])
             shape = (turned.shape[0], n2 + 2 * turn.PAD, n1 + 2 * turn.PAD, turned.shape[3])
-            padded = np.empty(shape, np.float32)
-            turn.turn_plane_adjoint(np.ascontiguousarray(turned), *self._arguments(), padded)
-            turn.spline_coefficients(padded)
+            padded = kernels.xp.empty(shape, np.float32)
+            turned = kernels.xp.ascontiguousarray(turned)
+            kernels.turn_plane_adjoint(turned, *self._arguments(), padded)
+            kernels.spline_coefficients(padded)
             field = padded[:, turn.PAD : -turn.PAD, turn.PAD : -turn.PAD]
         for _ in range(self.quarters):
             field = field[:, :, ::-1].swapaxes(1, 2)
@@ -92,31 +97,16 @@ def _size(axis: Range) -> int:
     return axis[1] - axis[0] + 1
 
 
-def _pad(field: NDArray[np.float32]) -> NDArray[np.float32]:
-    r, n2, n1, rest = field.shape
-    padded = np.empty((r, n2 + 2 * turn.PAD, n1 + 2 * turn.PAD, rest), np.float32)
-    layout.pad_plane(field, turn.PAD, padded)
-    return padded
-
-
-def _transposed(field: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(r, p, a, b) of any strides to (r, p, b, a) contiguous."""
-    r, p, a, b = field.shape
-    target = np.empty((r, p, b, a), np.float32)
-    layout.transpose_planes(field, target)
-    return target
-
-
-def _to_back(field: NDArray[np.float32]) -> NDArray[np.float32]:
+def _to_back(field: Any, kernels: Kernels) -> Any:
     """(r, a, b, c) to (r, b, c, a) contiguous."""
     r, a, b, c = field.shape
-    return _transposed(field.reshape(r, 1, a, b * c)).reshape(r, b, c, a)
+    return kernels.transposed(field.reshape(r, 1, a, b * c)).reshape(r, b, c, a)
 
 
-def _to_front(field: NDArray[np.float32]) -> NDArray[np.float32]:
+def _to_front(field: Any, kernels: Kernels) -> Any:
     """(r, b, c, a) to (r, a, b, c) contiguous: the inverse and adjoint of `_to_back`."""
     r, b, c, a = field.shape
-    return _transposed(field.reshape(r, 1, b * c, a)).reshape(r, a, b, c)
+    return kernels.transposed(field.reshape(r, 1, b * c, a)).reshape(r, a, b, c)
 
 
 def plan_turn(
@@ -189,26 +179,29 @@ class Series:
         ny = self.image_shape[0]
         return max(low, -(ny // 2)), min(high, ny - 1 - ny // 2)
 
-    def forward(self, field: NDArray[np.float32], stack: NDArray[np.float32]) -> None:
+    def forward(self, field: Any, stack: Any, kernels: Kernels = CPU) -> None:
         """Write the projections of `field` (c, z, y, x) float32 into `stack` (n, ny, nx)."""
-        volume = self._turn(self._combine(field))
-        k, rows = len(self.indices), volume.shape[3]
-        images = np.zeros((k, self.image_shape[1] + 2, rows), np.float32)
-        slices.project_slices(volume, *self._slice_arguments(), images)
-        sharp = np.empty((k, self.image_shape[1], rows), np.float32)
-        slices.sharpen(images, *self.sharpening, sharp)
-        stack[self.indices, self._rows] = _transposed(sharp[None])[0]
+        xp = kernels.xp
+        volume = self._turn(self._combine(field, kernels), kernels)
+        k, nx, rows = len(self.indices), self.image_shape[1], volume.shape[3]
+        images = xp.zeros((k, nx + 2, rows), np.float32)
+        kernels.project_slices(volume, *self._slice_arguments(), images)
+        sharp = xp.empty((k, nx, rows), np.float32)
+        kernels.sharpen(images, *self.sharpening, sharp)
+        stack[xp.asarray(self.indices), self._rows] = kernels.transposed(sharp[None])[0]
 
-    def add_adjoint(self, stack: NDArray[np.float32], field: NDArray[np.float32]) -> None:
+    def add_adjoint(self, stack: Any, field: Any, kernels: Kernels = CPU) -> None:
         """Add the back projection of its part of `stack` (n, ny, nx) to `field` (c, z, y, x)."""
-        part = stack[self.indices, self._rows]
-        sharp = _transposed(part[None])[0]
-        images = np.empty((part.shape[0], part.shape[2] + 2, part.shape[1]), np.float32)
-        slices.sharpen_adjoint(sharp, *self.sharpening, images)
+        xp = kernels.xp
+        part = stack[xp.asarray(self.indices), self._rows]
+        sharp = kernels.transposed(part[None])[0]
+        images = xp.empty((part.shape[0], part.shape[2] + 2, part.shape[1]), np.float32)
+        kernels.sharpen_adjoint(sharp, *self.sharpening, images)
         sizes = _size(self.about_x.after[0]), _size(self.about_z.after[1]), images.shape[2]
-        volume = np.empty((self.coefficients.shape[1], *sizes), np.float32)
-        slices.back_project_slices(images, *self._slice_arguments(), volume)
-        layout.add_spread(_flat(self._turn_adjoint(volume)), self.components, _flat(field))
+        volume = xp.empty((self.coefficients.shape[1], *sizes), np.float32)
+        kernels.back_project_slices(images, *self._slice_arguments(), volume)
+        turned = self._turn_adjoint(volume, kernels)
+        kernels.add_spread(_flat(turned), self.components, _flat(field))
 
     @property
     def _rows(self) -> slice:
@@ -229,34 +222,35 @@ class Series:
         z_low, x_low = self.about_x.after[0][0], self.about_z.after[1][0]
         return self.coefficients, self.cosines, self.sines, self.footprint, z_low, x_low
 
-    def _combine(self, field: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _combine(self, field: Any, kernels: Kernels) -> Any:
         """(c, z, y, x) to the r combinations (r, z, y, x)."""
-        mixed = np.empty((self.components.shape[1], *field.shape[1:]), np.float32)
-        layout.combine(_flat(field), self.components, _flat(mixed))
+        mixed = kernels.xp.empty((self.components.shape[1], *field.shape[1:]), np.float32)
+        kernels.combine(_flat(field), self.components, _flat(mixed))
         return mixed
 
-    def _turn(self, field: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _turn(self, field: Any, kernels: Kernels) -> Any:
         """(r, z, y, x) to (r, z', x', y'), cut to the rows that the detector sees."""
         if not self.about_z.nothing:
-            field = _to_front(self.about_z.forward(_to_back(field)))
-        field = self.about_x.forward(field)
+            field = _to_front(self.about_z.forward(_to_back(field, kernels), kernels), kernels)
+        field = self.about_x.forward(field, kernels)
         first = self.about_x.after[1][0]
         low, high = self._seen
-        return _transposed(field[:, :, low - first : high + 1 - first])
+        return kernels.transposed(field[:, :, low - first : high + 1 - first])
 
-    def _turn_adjoint(self, volume: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _turn_adjoint(self, volume: Any, kernels: Kernels) -> Any:
         low, high = self._seen
         first, last = self.about_x.after[1]
-        turned = _transposed(volume)
+        turned = kernels.transposed(volume)
         if (low, high) != (first, last):
-            turned = np.pad(turned, ((0, 0), (0, 0), (low - first, last - high), (0, 0)))
-        field = self.about_x.adjoint(turned)
+            edges = ((0, 0), (0, 0), (low - first, last - high), (0, 0))
+            turned = kernels.xp.pad(turned, edges)
+        field = self.about_x.adjoint(turned, kernels)
         if not self.about_z.nothing:
-            field = _to_front(self.about_z.adjoint(_to_back(field)))
-        return field
+            field = _to_front(self.about_z.adjoint(_to_back(field, kernels), kernels), kernels)
+        return kernels.xp.ascontiguousarray(field)
 
 
-def _flat(field: NDArray[np.float32]) -> NDArray[np.float32]:
+def _flat(field: Any) -> Any:
     return field.reshape(field.shape[0], -1)
 
 
