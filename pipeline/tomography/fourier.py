@@ -9,7 +9,7 @@ the order of `finufft`'s threads: the last bits depend on how many there are.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -155,6 +155,11 @@ class FourierSlices:
         )
         plan.setpts(z, y, x)
         return plan
+
+
+def fourier_available() -> bool:
+    """Whether the library is installed; without one, `forward` and `add_adjoint` say so."""
+    return importlib.util.find_spec("finufft") is not None
 
 
 def _library(xp: Any) -> Any:
