@@ -136,6 +136,7 @@ class Projector:
                     self.weights[g.indices],
                     self.volume_shape,
                     self.image_shape,
+                    self.support,
                     self.point_spread_px,
                 )
                 for g in group_by_axis(self.rotations)

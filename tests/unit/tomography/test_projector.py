@@ -7,7 +7,9 @@ from pipeline.errors import GeometryError
 from pipeline.tomography import projector
 from pipeline.tomography.contrast import scalar_weights
 from pipeline.tomography.geometry import rotation_z, series_rotations
+from pipeline.tomography.kernels.twins import CPU
 from pipeline.tomography.projector import Projector, Scheme, fastest_scheme
+from pipeline.tomography.series import Series
 
 SCHEMES = ("series", "general", "four-subvoxel")
 
@@ -179,3 +181,49 @@ def test_a_mask_of_another_shape_is_named() -> None:
         match=r"expected a bool mask of valid pixels \(1, 4, 4\), found float64 \(1, 4, 5\)",
     ):
         Projector((4, 4, 4), (4, 4), np.eye(3)[None], [[1.0]], valid=np.ones((1, 4, 5)))
+
+
+@pytest.mark.parametrize(("tilt", "pre"), [(0.0, 0.0), (30.0, 0.0), (-41.0, 90.0), (29.0, 33.0)])
+@pytest.mark.parametrize("supported", [False, True])
+def test_rows_that_are_left_out_hold_nothing(tilt: float, pre: float, supported: bool) -> None:
+    volume = (35, 50, 90)
+    rotations = series_rotations([0.0, 20.0], tilt, pre)
+    support = np.zeros(volume, np.bool_)
+    support[12:20, 5:45, 30:60] = True
+    projector = Projector(
+        volume, (120, 60), rotations, scalar_weights(2), support=support if supported else None
+    )
+    (series,) = projector._series
+    assert isinstance(series, Series)
+    field = np.random.default_rng(7).standard_normal(projector.field_shape).astype(np.float32)
+    turned = series._turn(np.ascontiguousarray(series._boxed(field)), CPU)
+    rows, (low, high) = np.arange(turned.shape[3]), series.filled.T[:, :, None]
+    left_out = (rows < low) | (rows >= high)
+    assert np.abs(turned[:, :, left_out]).max(initial=0.0) < 1e-6
+    if tilt == 30.0:
+        # A turned box fills two thirds of the box around it.
+        assert left_out.mean() > 0.15
+
+
+def test_only_the_box_around_the_support_is_turned() -> None:
+    volume = (40, 40, 40)
+    support = np.zeros(volume, np.bool_)
+    support[15:25, 14:26, 16:24] = True
+    rotations = series_rotations([0.0, 50.0, 100.0], 30.0, 33.0)
+    weights = scalar_weights(3)
+    boxed = Projector(volume, (44, 40), rotations, weights, support=support)
+    whole = Projector(volume, (44, 40), rotations, weights)
+    x = np.random.default_rng(8).standard_normal(whole.field_shape).astype(np.float32) * support
+    (series,) = boxed._series
+    assert isinstance(series, Series)
+    assert [part.stop - part.start for part in series.box] == [20, 22, 18]
+    expected = whole.forward(x)
+    # What a spline still is five voxels outside.
+    assert np.linalg.norm(boxed.forward(x) - expected) < 1e-3 * np.linalg.norm(expected)
+    y = np.random.default_rng(9).standard_normal(whole.stack_shape).astype(np.float32)
+    back = boxed.adjoint(y)
+    left = np.vdot(boxed.forward(x).astype(np.float64), y)
+    assert abs(left - np.vdot(x.astype(np.float64), back)) < 5e-7 * np.linalg.norm(
+        expected
+    ) * np.linalg.norm(y)
+    assert not back[:, ~support].any()
