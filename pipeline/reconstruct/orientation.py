@@ -131,6 +131,7 @@ def reconstruct_orientation(
         iterations=settings.iterations,
         seed=seed,
         stage="orientation",
+        order=settings.prior_order,
         progress=progress,
     )
     packed = smooth.solution.field[:, support]

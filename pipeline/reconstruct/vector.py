@@ -17,7 +17,7 @@ from pipeline.progress import ProgressCallback, silent
 from pipeline.reconstruct.smooth import EDGE_SCALE, EDGE_STRENGTH, check_inputs, smooth_solution
 from pipeline.stacks import DifferencedStack
 from pipeline.tomography.minimise import ResidualCurve, quasi_newton
-from pipeline.tomography.priors import Field, Mask, Prior, inner, unpack
+from pipeline.tomography.priors import Field, Mask, Prior, SumOfPriors, inner, unpack
 from pipeline.tomography.projector import Projector, Scheme, fastest_scheme
 from pipeline.tomography.solvers import (
     LeastSquares,
@@ -113,7 +113,7 @@ def reconstruct_vector(
     if settings.method == "gradient-descent":
         solution = gradient_descent(
             problem,
-            step=2.0 / (len(stack.data) * support.shape[0]),
+            step=settings.descent_step / (len(stack.data) * support.shape[0]),
             support=support,
             iterations=settings.iterations or 150,
             stage="vector: gradient descent",
@@ -129,6 +129,8 @@ def reconstruct_vector(
         iterations=settings.iterations or 40,
         seed=seed,
         stage="vector",
+        order=settings.prior_order,
+        surface=settings.surface,
         progress=progress,
     )
     solution = smooth.solution
@@ -143,7 +145,7 @@ def reconstruct_vector(
         solution = refine(
             problem,
             solution.field,
-            smooth.edge_prior(strength, support, size or 1.0, turn),
+            _together(smooth.edge_prior(strength, support, size or 1.0, turn), smooth.surface),
             support,
             iterations=settings.refine_iterations,
             progress=progress,
@@ -155,6 +157,12 @@ def reconstruct_vector(
         smooth.smoothness,
         strength,
     )
+
+
+def _together(*priors: Prior | None) -> Prior:
+    """One prior that is the sum of those that are there."""
+    there = [prior for prior in priors if prior is not None]
+    return there[0] if len(there) == 1 else SumOfPriors(tuple(there))
 
 
 def refine_edges(

@@ -259,3 +259,19 @@ class MagnitudePrior:
         factor = self.strength / self.magnitude**2
         value = 0.25 * factor * inner(excess, excess)
         return value, np.asarray(np.float32(factor) * excess * field, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class SumOfPriors:
+    """Several penalties at once."""
+
+    priors: tuple[Prior, ...]
+
+    def value_gradient(self, field: Field) -> tuple[float, Field]:
+        """Penalty and gradient."""
+        value, gradient = 0.0, np.zeros_like(field)
+        for prior in self.priors:
+            part, slope = prior.value_gradient(field)
+            value += part
+            gradient += slope
+        return value, gradient
