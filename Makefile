@@ -54,6 +54,7 @@ bench: $(VENV)/.dev
 	@$(BIN)/python tests/benchmarks/defects.py --size $(BENCH)
 	@$(BIN)/python tests/benchmarks/chemistry.py --size $(BENCH)
 	@$(BIN)/python tests/benchmarks/whole_analysis.py --size $(BENCH)
+	@PYTHONPATH=. $(BIN)/python tests/benchmarks/operations.py --size $(if $(filter tiny,$(BENCH)),tiny,demo)
 
 lock:
 	@rm -rf build/lock

@@ -14,25 +14,35 @@ from prefect import flow, runtime  # noqa: E402
 
 from flows import tasks  # noqa: E402
 from flows.analyses import Sources  # noqa: E402
-from flows.artifacts import publish_summary  # noqa: E402
+from flows.approval import approved  # noqa: E402
+from flows.artifacts import publish_summary, tag_run  # noqa: E402
+from flows.confine import confined  # noqa: E402
+from flows.dashboard import Dashboard, report_link  # noqa: E402
 from flows.products import Parts  # noqa: E402
-from flows.progress import ProgressBoard  # noqa: E402
 from flows.registry import begun, made  # noqa: E402
 from flows.run import Assembled, Run, RunSummary, folder, lay_out, open_run, output  # noqa: E402
 from flows.stages import PairKind, common_shape  # noqa: E402
 from flows.steps import StepResult  # noqa: E402
 from flows.tasks import by_name, collect  # noqa: E402
 from pipeline.analyse.energies import check_chemistry  # noqa: E402
-from pipeline.io.beamtime import load_recipe  # noqa: E402
+from pipeline.errors import InputError  # noqa: E402
+from pipeline.io.beamtime import load_recipe, read_beamtime  # noqa: E402
+from pipeline.io.products import UNKNOWN_PIXEL_SIZE_M  # noqa: E402
 from pipeline.plan import check_determined  # noqa: E402
 from schemas.cluster import Cluster  # noqa: E402
 from schemas.recipe import Recipe  # noqa: E402
 
+PATIENCE_S = 600.0
+"""How long a reconstruction waits for a preview that prepares the last series [s]."""
+
 
 def run_name() -> str:
-    """Name of a run in the UI: the folder of the results."""
-    out = Path(runtime.flow_run.parameters["out"])
-    return f"{out.parent.name}/{out.name}" if out.parent.name else out.name
+    """Name of a run in the UI: sample, series, stage; the folder where the sample is not known."""
+    try:
+        beamtime, _ = read_beamtime(Path(runtime.flow_run.parameters["beamtime_path"]))
+    except InputError:
+        return f"{Path(runtime.flow_run.parameters['out']).name} · reconstruction"
+    return f"{beamtime.sample.name} · all series · reconstruction"
 
 
 @flow(
@@ -59,15 +69,31 @@ def process_beamtime(
     cluster : where to compute, instead of the recipe's own choice.
     """
     started = time.monotonic()
+    beamtime_path, out = confined(beamtime_path, "beamtime_path"), confined(out, "out")
+    if recipe_path is not None:
+        recipe_path = confined(recipe_path, "recipe_path")
     settings = recipe or load_recipe(recipe_path)
     if cluster is not None:
         settings = settings.model_copy(update={"cluster": cluster})
     layout = lay_out(beamtime_path, settings.orientation.polarisations)
+    for info in layout.infos.values():
+        for file in info.files:
+            confined(file, "series: files")
     check_chemistry(layout.beamtime, layout.folder, settings.chemistry)
     check_determined(layout.beamtime, layout.folder, settings, layout.infos)
+    sample = layout.beamtime.sample.name
+    tag_run(sample, layout.folder)
     begun(runtime.flow_run.id, out)
-    with open_run(layout, settings, out, ProgressBoard()) as run:
-        groups = align_and_assemble(run)
+    title = f"{sample} · reconstruction"
+    pixel = settings.resample.pixel_size_m or layout.pixel_size_m or UNKNOWN_PIXEL_SIZE_M
+    board = Dashboard(title, settings.limits, pixel, min(layout.frame_shape))
+    # A preview may still be preparing the last series in this folder.
+    patience = PATIENCE_S if runtime.deployment.id else 0.0
+    with (
+        board.published("run", sample, title, runtime.flow_run.id),
+        open_run(layout, settings, out, board, patience_s=patience) as run,
+    ):
+        groups = approved(run, board, lambda run: align_and_assemble(run, prepare_all(run)))
         parts = reconstruct(run, groups)
         result = tasks.result(run, parts)
         report = tasks.report(run, result)
@@ -81,24 +107,25 @@ def process_beamtime(
             seconds=time.monotonic() - started,
             figures=json.loads((out / "summary.json").read_text()),
         )
+        board.notes.append(f"Report: {report_link(summary.report)}")
     made(summary)
-    publish_summary(layout.beamtime.sample.name, summary)
+    publish_summary(sample, summary)
     return summary
 
 
-def align_and_assemble(run: Run) -> Assembled:
-    """Each series is resampled and its phase taken; each mounting is aligned; all are brought into
-    the reference mounting's frame, where partners are subtracted."""
+def prepare_all(run: Run) -> dict[str, StepResult]:
+    """Each series is resampled and its phase taken."""
+    here = [group for group in run.layout.groups if group.prepared]
+    series = [member for group in here for member in group.members]
+    steps = collect(tasks.prepare.submit(run, item) for item in series)
+    return dict(zip([item.name for item in series], steps, strict=True))
+
+
+def align_and_assemble(run: Run, prepared: dict[str, StepResult]) -> Assembled:
+    """Each mounting is aligned; all are brought into the reference mounting's frame, where partners
+    are subtracted."""
     layout = run.layout
     here = [group for group in layout.groups if group.prepared]
-    series = [member for group in here for member in group.members]
-    prepared = dict(
-        zip(
-            [item.name for item in series],
-            collect(tasks.prepare.submit(run, item) for item in series),
-            strict=True,
-        )
-    )
     of = {group.name: [prepared[item.name] for item in group.members] for group in here}
     aligned = by_name(here, (tasks.align.submit(run, g, of[g.name]) for g in here))
     reference = layout.reference
@@ -162,6 +189,15 @@ def align_jointly(run: Run, data: Assembled, volume: StepResult, inside: StepRes
     return data
 
 
+def refine_angles(run: Run, data: Assembled, inside: StepResult) -> Assembled:
+    """Where the recipe asks for it, the rotation of every projection is found together with the
+    field that explains all of them; a turn common to all is the sample's and stays."""
+    if run.recipe.angles.enabled:
+        for name, steps, fitted in data.to_refine():
+            data = data.turned(tasks.refine_angles(run, f"angles-{name}", steps, fitted, inside))
+    return data
+
+
 def reconstruct(run: Run, data: Assembled) -> Parts:
     """The scalar channel gives the support, in which partners are aligned jointly; the
     off-resonance series give the density, the differenced projections the axis (with its
@@ -172,6 +208,9 @@ def reconstruct(run: Run, data: Assembled) -> Parts:
     inside = tasks.support(run, volume)
     if volume is not None:
         data = align_jointly(run, data, volume, inside)
+    data = refine_angles(run, data, inside)
+    if data.refined and volume is not None:
+        volume = tasks.scalar(run, data.stacks("scalar"), "-refined")
     dense = None
     off = layout.off_resonance()
     if off and volume is not None and (layout.wants("density") or layout.wants("grains")):

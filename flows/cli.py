@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from flows import cli_batch, cli_results
+from flows import cli_batch, cli_results, cli_service
 from flows.cluster_choice import CLUSTER_HELP, with_cluster
 from flows.console import Json, fail, one_line_errors, print_figures, print_json, print_table
 from pipeline.errors import InputError
@@ -286,6 +286,7 @@ def schema(
 
 
 cli_results.register(app)
+cli_service.register(app)
 cli_batch.register(app)
 
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import signal
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
+from flows.steady_clock import make_steady
 from flows.steps import StepFunction, call_here
 from pipeline.errors import ResourceError
 from pipeline.progress import Progress, ProgressCallback
@@ -39,6 +41,7 @@ _PROGRESS_SECONDS = 0.5
 _CONNECT_SECONDS = 20
 _SCHEDULER_AWAY_SECONDS = 120  # Longer than a service manager takes to start it again.
 _REMOTE_STEPS = 64  # Dask queues what its workers cannot take yet.
+_QUIET = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}  # Any port, no other machine.
 _LOST = 4  # A step that has killed this many workers is not tried again.
 
 
@@ -76,6 +79,7 @@ class Compute:
         self._opening = threading.Lock()
         self._here = threading.Lock()
         self._listeners: dict[str, ProgressCallback] = {}
+        self._killed = False
 
     @property
     def parallel_steps(self) -> int:
@@ -130,6 +134,8 @@ class Compute:
                 if self._jobs is not None:
                     self._jobs.check()
             except (FutureCancelledError, CancelledError):
+                if self._killed:
+                    raise  # The run has been cancelled: nothing comes back.
                 raise _SchedulerLostError from None
             except KilledWorker:
                 raise ResourceError(
@@ -146,6 +152,7 @@ class Compute:
         and some threading layers of numba do not allow it.
         """
         with self._here:
+            self._check_alive()
             call_here(function, arguments, progress)
 
     def fits(self, needed: int) -> bool:
@@ -180,6 +187,7 @@ class Compute:
                 scratch=self.scratch,
                 pixel_weights=pixel_weights,
                 scheme=scheme,
+                check=None if self._jobs is None else self._jobs.check,
             )
             made.append(problem)
             return problem
@@ -195,6 +203,7 @@ class Compute:
         if self.settings.kind == "none":
             return None
         with self._opening:
+            self._check_alive()
             if self._client is None:
                 self._client = self._open()
             return self._client
@@ -221,18 +230,39 @@ class Compute:
         return client
 
     def _heard(self, event: tuple[float, Any]) -> None:
+        # Dask adds the name of the worker to what it was given.
         message = event[1]
-        listener = self._listeners.get(message.pop("call"))
+        listener = self._listeners.get(message["call"])
         if listener is not None:
-            listener(Progress(**message))
+            known = ("stage", "done", "total", "residual")
+            listener(Progress(**{name: message[name] for name in known}))
 
     def close(self) -> None:
         """Close the client and the private cluster, if they were opened."""
         if self._client is not None:
             self._client.close(timeout=5)
-        if self._cluster is not None:
+        if self._jobs is not None:
+            self._jobs.close()
+        elif self._cluster is not None:
             self._cluster.close(timeout=10)
-        self._client = self._cluster = None
+        self._client = self._cluster = self._jobs = None
+
+    def _check_alive(self) -> None:
+        """Steps that were waiting for their turn do not start what was cancelled anew."""
+        if self._killed:
+            raise ResourceError("the run has been cancelled")
+
+    def kill(self) -> None:
+        """End private workers of this machine at once, in the middle of what they compute."""
+        self._killed = True
+        if self.settings.kind not in ("local", "cuda") or self._cluster is None:
+            return
+        for nanny in list(self._cluster.workers.values()):
+            nanny.auto_restart = False
+            process = nanny.process and nanny.process.process
+            if process is not None and process.pid is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
 
 
 @contextmanager
@@ -241,6 +271,10 @@ def open_compute(settings: Cluster, scratch: Path) -> Iterator[Compute]:
     compute = Compute(settings, scratch)
     try:
         yield compute
+    except BaseException:
+        # Whoever cancels a run wants its processors back, and what is not finished is of no use.
+        compute.kill()
+        raise
     finally:
         compute.close()
 
@@ -257,12 +291,15 @@ def configure_dask() -> None:
     dask.config.set(
         {
             "distributed.comm.timeouts.tcp": "11s",
-            "distributed.deploy.lost-worker-timeout": "2s",
+            # A nanny starts its worker again; this is the time after which Dask drops the nanny
+            # too, for good. On a busy machine a worker takes many seconds to start.
+            "distributed.deploy.lost-worker-timeout": "300s",
             "distributed.scheduler.allowed-failures": _LOST,
             "distributed.worker.daemon": True,
             "distributed.admin.system-monitor.gil.enabled": False,
         }
     )
+    make_steady()
 
 
 def start_local(settings: Cluster, scratch: Path) -> Any:
@@ -276,6 +313,7 @@ def start_local(settings: Cluster, scratch: Path) -> Any:
         processes=True,
         host="127.0.0.1",
         dashboard_address=None,
+        scheduler_kwargs=_QUIET,
         local_directory=str(scratch),
         env=_thread_limits(settings),
         silence_logs=logging.CRITICAL,
@@ -331,9 +369,8 @@ def start_cuda(settings: Cluster, scratch: Path) -> Any:
     for index, gpu in enumerate(gpus):
         env = {**_thread_limits(settings), "CUDA_VISIBLE_DEVICES": gpu}
         workers[index] = {"cls": Nanny, "options": {**options, "env": env}}
-    scheduler = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": None}
     return SpecCluster(
-        scheduler={"cls": Scheduler, "options": scheduler},
+        scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", **_QUIET}},
         workers=workers,
         silence_logs=logging.CRITICAL,
     )

@@ -65,6 +65,14 @@ def prepare_environment() -> None:
         os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "30")
 
 
+_PRIVATE = "DICHROTOMO_PRIVATE_SERVER"
+
+
+def is_private() -> bool:
+    """Whether the Prefect server is one of this run's own: nobody looks at its pages."""
+    return _PRIVATE in os.environ or not os.environ.get("PREFECT_API_URL")
+
+
 @contextmanager
 def prefect_server() -> Iterator[None]:
     """Make sure that there is a Prefect API while the block runs.
@@ -89,6 +97,7 @@ def prefect_server() -> Iterator[None]:
         return
     server = PrivateServer()
     os.environ["PREFECT_API_URL"] = server.url
+    os.environ[_PRIVATE] = "1"
     try:
         # Two servers that make the tables of a new database at once would be in each other's way.
         with _one_start_at_a_time():
@@ -99,6 +108,7 @@ def prefect_server() -> Iterator[None]:
     finally:
         _send_what_waits()
         os.environ.pop("PREFECT_API_URL", None)
+        os.environ.pop(_PRIVATE, None)
         server.stop()
 
 

@@ -37,6 +37,7 @@ from pipeline.analyse.uncertainty import half_set_noise, orientation_uncertainty
 from pipeline.constants import density_per_radian
 from pipeline.io.product_files import FILES as PRODUCT_FILES
 from pipeline.io.products import (
+    AngleRefinement,
     MagnetisationMap,
     Mounting,
     OrientationMap,
@@ -226,6 +227,7 @@ class Parts:
     alignments : group -> (folder of `align`, names of its series).
     assembled : group -> folder of `assemble`.
     motions : mounting -> folder of `register`, None for the reference.
+    refined : group or differenced series -> folder of its refined rotations.
     analyses : product -> folder of its analysis.
     """
 
@@ -245,6 +247,7 @@ class Parts:
     members: Mapping[str, Sequence[str]] = field(default_factory=dict)
     assembled: Mapping[str, Path] = field(default_factory=dict)
     motions: Mapping[str, Path | None] = field(default_factory=dict)
+    refined: Mapping[str, Path] = field(default_factory=dict)
     analyses: Mapping[str, Path] = field(default_factory=dict)
 
     def files(self) -> list[Path]:
@@ -252,7 +255,7 @@ class Parts:
         folders = [self.orientation, self.assessment, self.grains, self.vector]
         folders += [self.density, self.scalar]
         folders += [*self.prepared.values(), *self.alignments.values(), *self.assembled.values()]
-        folders += [*self.motions.values(), *self.analyses.values()]
+        folders += [*self.motions.values(), *self.refined.values(), *self.analyses.values()]
         found = [self.support]
         for folder in folders:
             if folder is not None:
@@ -275,6 +278,7 @@ RESULT_FILES = (
     "preview.npz",
     "alignment.npz",
     "motion.npz",
+    "angles.npz",
     "quality.npz",
     *PRODUCT_FILES,
 )
@@ -316,6 +320,7 @@ def gather(parts: Parts, provenance: Provenance) -> ResultData:
         alignment=_alignments(parts),
         quality=_quality(parts),
         mountings=_mountings(parts),
+        angles=_angles(parts),
         residuals=_residuals(parts),
         previews=_previews(parts),
         products=read_products(parts.analyses),
@@ -411,6 +416,16 @@ def _mountings(parts: Parts) -> dict[str, Mounting]:
         with np.load(folder / "motion.npz") as motion:
             found[name] = Mounting(
                 motion["rotation"], motion["shift"], float(motion["correlation"])
+            )
+    return found
+
+
+def _angles(parts: Parts) -> dict[str, AngleRefinement]:
+    found = {}
+    for name, folder in parts.refined.items():
+        with np.load(folder / "angles.npz") as arrays:
+            found[name] = AngleRefinement(
+                arrays["given"], arrays["refined"], arrays["turns_deg"], arrays["errors_deg"]
             )
     return found
 

@@ -8,7 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
@@ -114,7 +115,19 @@ class ProgressBoard:
             with self._lock:
                 self._rows.pop(name, None)
 
-    def finished(self, name: str, seconds: float, *, reused: bool) -> None:
+    def rows(self) -> list[_Row]:
+        """The steps that run now."""
+        with self._lock:
+            return [replace(row) for row in self._rows.values()]
+
+    def finished(
+        self,
+        name: str,
+        seconds: float,
+        *,
+        reused: bool,
+        folder: Path | None = None,  # noqa: ARG002 - for boards that show what is in it
+    ) -> None:
         """Say that a step is there, and whether it had to be computed."""
         line = f"{name}: {'reused' if reused else f'done in {seconds:.1f} s'}"
         with self._lock:

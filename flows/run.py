@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -22,12 +23,13 @@ from flows.progress import ProgressBoard
 from flows.stages import PairKind
 from flows.steps import StepFunction, StepResult, Unkeyed, Workspace
 from pipeline.align.assemble import nominal_base
-from pipeline.errors import InputError
+from pipeline.errors import InputError, ResourceError
 from pipeline.io.beamtime import load_beamtime
 from pipeline.io.raw import SeriesInfo
 from pipeline.plan import inspect_all
 from pipeline.plan_views import view_groups
 from schemas.beamtime import Beamtime, Product
+from schemas.operation import Answer
 from schemas.provenance import InputFile, Provenance, StepRecord
 from schemas.recipe import Polarisations, Recipe
 from schemas.series import Series
@@ -123,6 +125,24 @@ class Layout:
             for group in self.with_kind(None)
             if not first[group.name].energy.resonant and not first[group.name].absorbing
         ]
+
+    def excluding(self, wanted: Mapping[str, Sequence[int]]) -> Layout:
+        """The same without some projections, by series."""
+
+        def changed(series: Series) -> Series:
+            together = sorted({*series.exclude, *wanted.get(series.name, ())})
+            return series.model_copy(update={"exclude": together})
+
+        groups = tuple(
+            replace(group, members=tuple(changed(series) for series in group.members))
+            for group in self.groups
+        )
+        names = [group.name for group in self.groups]
+        reference = self.reference and groups[names.index(self.reference.name)]
+        beamtime = self.beamtime.model_copy(
+            update={"series": [changed(series) for series in self.beamtime.series]}
+        )
+        return replace(self, beamtime=beamtime, groups=groups, reference=reference or None)
 
     def energy_groups(self) -> dict[float, list[Group]]:
         """Scalar groups that chemistry compares, by energy in rising order; none without it."""
@@ -230,7 +250,10 @@ def _check_groups(groups: Sequence[Group], path: Path) -> None:
 
 
 class Assembled:
-    """Finished steps up to the assembly, by name of series or group; `shape` is that of frames."""
+    """Finished steps up to the assembly, by name of series or group; `shape` is that of frames.
+
+    `refined` are the groups and differenced series whose rotations were refined.
+    """
 
     def __init__(
         self,
@@ -241,7 +264,9 @@ class Assembled:
         assembled: dict[str, StepResult],
         differenced: list[StepResult],
         shape: tuple[int, int],
+        refined: Mapping[str, StepResult] | None = None,
     ):
+        self.refined = dict(refined or {})
         self.layout = layout
         self.prepared = prepared
         self.aligned = aligned
@@ -266,7 +291,47 @@ class Assembled:
             self.assembled | dict(assembled),
             self.differenced,
             self.shape,
+            self.refined,
         )
+
+    def turned(self, refined: Mapping[str, StepResult]) -> Assembled:
+        """The same, the rotations of some groups and differenced series refined."""
+        entered = [
+            refined.get(series.name, step)
+            for series, step in zip(self.layout.differenced, self.differenced, strict=True)
+        ]
+        groups = {name: step for name, step in refined.items() if name in self.assembled}
+        return Assembled(
+            self.layout,
+            self.prepared,
+            self.aligned,
+            self.motions,
+            self.assembled | groups,
+            entered,
+            self.shape,
+            self.refined | dict(refined),
+        )
+
+    def to_refine(self) -> list[tuple[str, dict[str, StepResult], str]]:
+        """What is to be refined together: name, steps, and the stack in which turns are found.
+
+        Partners are refined in their scalar channel, which has far less noise than their
+        difference; series that come differenced in themselves. Scalar series beside partners keep
+        their one axis, which filtered back-projection needs. Mountings that are used by view keep
+        the rotations that they have.
+        """
+        sets = []
+        for kind in ("linear", "circular"):
+            groups = [g.name for g in self.layout.groups if g.kind == kind and not g.by_view]
+            sets.append((kind, {name: self.assembled[name] for name in groups}, "scalar.h5"))
+        for contrast in ("scalar", "linear", "circular"):
+            entered = {
+                series.name: step
+                for series, step in zip(self.layout.differenced, self.differenced, strict=True)
+                if series.contrast == contrast
+            }
+            sets.append((f"{contrast}-differenced", entered, "differenced.h5"))
+        return [item for item in sets if item[1]]
 
     def stacks(self, contrast: str) -> list[Path]:
         """Files of one contrast; without a scalar series the mean of partners is the scalar."""
@@ -332,6 +397,7 @@ class Assembled:
             "members": {g.name: [s.name for s in g.members] for g in self.layout.groups},
             "assembled": {name: step.folder for name, step in self.assembled.items()},
             "motions": {name: folder(self.motions.get(name)) for name in self.aligned},
+            "refined": {name: step.folder for name, step in self.refined.items()},
         }
 
 
@@ -376,6 +442,7 @@ class Run:
     ----------
     layout, recipe : what to do.
     workspace, compute, board : how it is reused, computed and shown.
+    answers : what an operator has decided.
     """
 
     def __init__(
@@ -391,6 +458,7 @@ class Run:
         self.workspace = workspace
         self.compute = compute
         self.board = board
+        self.answers: list[Answer] = []
         self.started = datetime.now(UTC)
         self._places = threading.BoundedSemaphore(compute.parallel_steps)
 
@@ -449,7 +517,7 @@ class Run:
         return call(name, function, arguments, log=log)
 
     def _tell(self, result: StepResult, log: Callable[[str], None] | None) -> None:
-        self.board.finished(result.name, result.seconds, reused=result.reused)
+        self.board.finished(result.name, result.seconds, reused=result.reused, folder=result.folder)
         if log is not None:
             log("reused" if result.reused else f"done in {result.seconds:.1f} s")
 
@@ -470,7 +538,9 @@ class Run:
                         sha256=self.workspace.fingerprints.of(path),
                     )
                 )
-        steps = sorted(self.workspace.results, key=lambda result: result.name)
+        # Of a step that was made again after an operator's answer, the last one counts.
+        last = {result.name: result for result in self.workspace.results}
+        steps = sorted(last.values(), key=lambda result: result.name)
         return Provenance(
             software_version=version("dichrotomo"),
             python_version=platform.python_version(),
@@ -484,6 +554,7 @@ class Run:
             steps=[
                 StepRecord(name=step.name, key=step.key, seconds=step.seconds) for step in steps
             ],
+            answers=self.answers,
         )
 
 
@@ -497,11 +568,40 @@ def _processor() -> str:
 
 
 @contextmanager
-def open_run(layout: Layout, recipe: Recipe, out: Path, board: ProgressBoard) -> Iterator[Run]:
-    """Lock the output folder and hold the means of a run while the block lasts."""
+def open_run(
+    layout: Layout, recipe: Recipe, out: Path, board: ProgressBoard, *, patience_s: float = 0.0
+) -> Iterator[Run]:
+    """Lock the output folder and hold the means of a run while the block lasts.
+
+    Parameters
+    ----------
+    layout, recipe, out, board : of the run.
+    patience_s : how long to wait for another run that uses the folder [s].
+    """
     with (
-        Workspace(out).locked() as workspace,
+        patiently_locked(Workspace(out), patience_s) as workspace,
         open_compute(recipe.cluster, workspace.scratch) as compute,
         board.shown(),
     ):
         yield Run(layout, recipe, workspace, compute, board)
+
+
+@contextmanager
+def patiently_locked(workspace: Workspace, patience_s: float) -> Iterator[Workspace]:
+    """Hold the folder of a workspace; waits for another run that uses it.
+
+    Raises
+    ------
+    ResourceError : it is still used after the time.
+    """
+    end = time.monotonic() + patience_s
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(workspace.locked())
+                break
+            except ResourceError:
+                if time.monotonic() >= end:
+                    raise
+                time.sleep(0.5)
+        yield workspace

@@ -73,8 +73,11 @@ class SlurmJobs:
     """
 
     def __init__(self, settings: SlurmSettings, scratch: Path):
+        import dask
         from distributed.security import Security
 
+        # A job that is gone does not come back: forgotten soon, and replaced by adaptation.
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "2s"})
         self.settings = settings
         self.refusals: list[str] = []
         self._waiting_since: float | None = None
@@ -184,8 +187,12 @@ class SlurmJobs:
         return any(f"{name}{suffix}" in self.cluster.observed for suffix in group)
 
     def close(self) -> None:
-        """Cancel the jobs."""
+        """Cancel the jobs, and remove the run's certificate and key."""
         self.cluster.close(timeout=_CALL_SECONDS)
+        for part in ("ca_file", "cert", "key"):
+            file = getattr(self.cluster, f"_job_{part}", None)
+            if file is not None:
+                file.close()
 
 
 def _cluster_class(jobs: SlurmJobs) -> type[SLURMCluster]:
@@ -271,6 +278,10 @@ def _worker_options(settings: SlurmSettings) -> list[str]:
         "--no-dashboard",
         "--dashboard-address",
         "127.0.0.1:0",
+        "--preload",
+        "flows.steady_clock",
+        "--preload-nanny",
+        "flows.steady_clock",
     ]
 
 

@@ -7,6 +7,7 @@ workers of a cluster.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -14,13 +15,15 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.align.angles import refine_angles
 from pipeline.align.assemble import concatenate
 from pipeline.align.joint import align_pairs
+from pipeline.align.turns import turned_stack
 from pipeline.analyse.density import air_noise
 from pipeline.distribute import InProcessLeastSquares, ShardedLeastSquares
 from pipeline.errors import InputError
 from pipeline.io.hdf5 import open_hdf5
-from pipeline.io.stacks import load_differenced
+from pipeline.io.stacks import load_differenced, save_differenced
 from pipeline.plan_resources import STAGES, stage_memory
 from pipeline.progress import ProgressCallback, silent
 from pipeline.reconstruct.ensemble import twin_of_orientation
@@ -36,13 +39,14 @@ from pipeline.reconstruct.orientation import (
     reconstruct_orientation,
     reconstruct_weighed,
 )
-from pipeline.reconstruct.scalar import find_support, reconstruct_scalar
+from pipeline.reconstruct.scalar import find_support, reconstruct_scalar, solved_shape
 from pipeline.reconstruct.vector import projector_scheme, reconstruct_vector
 from pipeline.stacks import DifferencedStack
 from pipeline.tomography.geometry import group_by_axis
 from pipeline.tomography.projector import Scheme
 from pipeline.tomography.solvers import LeastSquares, PixelWeights
 from schemas.recipe import (
+    AngleSettings,
     OrientationSettings,
     ScalarSettings,
     SupportSettings,
@@ -115,7 +119,9 @@ def solve_scalar(
     """Scalar field, matter positive. Writes `volume.npy` and `residuals.json`."""
     stack = load_all(stacks, half)
     _, ny, nx = stack.data.shape
-    term = None if settings.method == "fbp" else problem(stack, (nx, ny, nx))
+    term = None
+    if settings.method == "resire":
+        term = problem(stack, solved_shape(settings, (nx, ny, nx)))
     found = reconstruct_scalar(stack, None, settings, problem=term, progress=progress)
     np.save(out / "volume.npy", found.volume)
     write_json(out / "residuals.json", found.residuals)
@@ -139,7 +145,7 @@ def solve_energy(
     inside, small = np.load(full_support), np.load(support)
     if method == "auto":
         method = "fbp" if len(group_by_axis(stack.rotations)) == 1 else "resire"
-    changes = {"method": method, "positivity": False}
+    changes = {"method": method, "positivity": False, "extend": [1.0, 1.0, 1.0]}
     term = None if method == "fbp" else problem(stack, inside.shape)
     found = reconstruct_scalar(
         stack,
@@ -285,6 +291,52 @@ def orientation_bytes(stacks: Sequence[Path], support: Path) -> int:
     stage = "orientation, joint polarisations" if joint else "orientation"
     z, y, x = np.load(support, mmap_mode="r").shape
     return stage_memory(stage, views // STAGES[stage].rows, image, (z, y, x))
+
+
+def refine_rotations(
+    out: Path,
+    folders: Mapping[str, Mapping[str, Path]],
+    fitted: str,
+    support: Path,
+    settings: AngleSettings,
+    seed: int,
+    progress: ProgressCallback = silent,
+) -> None:
+    """Rotations of single projections refined, all groups together, on one of their stacks.
+
+    Writes `<group>/` with the same files on the refined rotations, and `angles.npz`: `given` and
+    `refined` rotations (n, 3, 3), `turns_deg` and `errors_deg` (n, 3).
+
+    Parameters
+    ----------
+    out : folder to write into.
+    folders : group -> name -> file; stacks are `.h5`, what else there is goes along.
+    fitted : name of the stack in which the rotations are found, the other stacks follow.
+    support : `support.npy`, cut to the sample.
+    settings, seed, progress : of the refinement.
+    """
+    stacks = [load_differenced(files[fitted]) for files in folders.values()]
+    found = refine_angles(
+        concatenate(stacks), np.load(support), settings, seed=seed, progress=progress
+    )
+    first = 0
+    for (name, files), stack in zip(folders.items(), stacks, strict=True):
+        part = slice(first, first + len(stack.data))
+        first = part.stop
+        (out / name).mkdir()
+        for file, path in files.items():
+            if path.suffix == ".h5":
+                turned = turned_stack(load_differenced(path), np.deg2rad(found.turns_deg[part]))
+                save_differenced(out / name / file, turned)
+            else:
+                shutil.copy2(path, out / name / file)
+        np.savez(
+            out / name / "angles.npz",
+            given=stack.rotations,
+            refined=found.rotations[part],
+            turns_deg=found.turns_deg[part],
+            errors_deg=found.errors_deg[part],
+        )
 
 
 def solve_orientation(

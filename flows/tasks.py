@@ -131,6 +131,31 @@ def joint(
     return {group.name: replace(made, folder=made.path(group.name)) for group in groups}
 
 
+@task(name="refine angles", task_run_name="{name}", **OPTIONS)
+def refine_angles(
+    run: Run,
+    name: str,
+    steps: dict[str, StepResult],
+    fitted: str,
+    inside: StepResult,
+) -> dict[str, StepResult]:
+    """Rotation of every projection of some groups or series, by name."""
+    names = ("scalar.h5", "differenced.h5", "preview.npz")
+    arguments = {
+        "folders": {
+            key: {file: step.path(file) for file in names if step.path(file).exists()}
+            for key, step in steps.items()
+        },
+        "fitted": fitted,
+        "support": inside.path("support.npy"),
+        "settings": run.recipe.angles,
+        "seed": run.recipe.seed,
+    }
+    log = get_run_logger().info
+    made = run.step(name, solves.refine_rotations, arguments, log=log, here=True)
+    return {key: replace(made, folder=made.path(key)) for key in steps}
+
+
 @task(name="enter aligned", task_run_name="enter {group.name}", **OPTIONS)
 def enter_aligned(run: Run, group: Group, shape: tuple[int, int]) -> StepResult:
     """Series that come aligned."""
@@ -161,10 +186,10 @@ def enter_differenced(run: Run, series: Series) -> StepResult:
 
 
 @task(name="scalar", **OPTIONS)
-def scalar(run: Run, stacks: Sequence[Path]) -> StepResult:
+def scalar(run: Run, stacks: Sequence[Path], suffix: str = "") -> StepResult:
     """Scalar tomogram, from which the support is found."""
     arguments = {"stacks": list(stacks), "settings": run.recipe.scalar}
-    return run.solve("scalar", solves.solve_scalar, arguments, log=get_run_logger().info)
+    return run.solve(f"scalar{suffix}", solves.solve_scalar, arguments, log=get_run_logger().info)
 
 
 @task(name="support", **OPTIONS)

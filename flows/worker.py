@@ -8,5 +8,7 @@ from __future__ import annotations
 import signal
 import threading
 
+from flows import steady_clock  # noqa: F401 - loading it is enough
+
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.SIG_IGN)

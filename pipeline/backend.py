@@ -7,14 +7,25 @@ a GPU, everything answers for the CPU.
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import scipy.fft
 from numpy.typing import NDArray
+
+from pipeline.errors import ResourceError
+
+Launch = Callable[..., None]
+"""Start a kernel: its name, the number of threads, its arguments (arrays and numpy scalars)."""
+
+_THREADS = 256
+"""Threads of a block: enough blocks for a GPU at any size that is worth one."""
 
 
 @functools.cache
@@ -54,6 +65,61 @@ def gpu_available() -> bool:
         return int(cupy.cuda.runtime.getDeviceCount()) > 0
     except cupy.cuda.runtime.CUDARuntimeError:
         return False
+
+
+def gpu_module() -> ModuleType:
+    """The array module of the GPU.
+
+    Raises
+    ------
+    ResourceError
+        If there is no cupy.
+    """
+    cupy = _cupy()
+    if cupy is None:
+        raise ResourceError(
+            "kernels for a GPU need the library cupy: pip install 'dichrotomo[gpu]'"
+        )
+    return cupy
+
+
+def fft_module(xp: ModuleType) -> Any:
+    """The Fourier transforms of an array module."""
+    if xp is np:
+        return _CpuFft
+    return importlib.import_module("cupyx.scipy.fft")
+
+
+class _CpuFft:
+    """Those of scipy on all cores."""
+
+    irfft2 = staticmethod(functools.partial(scipy.fft.irfft2, workers=-1))
+    rfft2 = staticmethod(functools.partial(scipy.fft.rfft2, workers=-1))
+    fftshift = staticmethod(scipy.fft.fftshift)
+    ifftshift = staticmethod(scipy.fft.ifftshift)
+
+
+def launcher(source: str) -> Launch:
+    """Compile CUDA `source` and return what starts its kernels, one thread for each element.
+
+    Raises
+    ------
+    ResourceError
+        If there is no cupy.
+    """
+    cupy = _cupy()
+    if cupy is None:
+        raise ResourceError(
+            "kernels for a GPU need the library cupy: pip install 'dichrotomo[gpu]'"
+        )
+    module = cupy.RawModule(code=source, options=("--std=c++14",))
+
+    def launch(name: str, n_threads: int, *arguments: Any) -> None:
+        blocks = (n_threads + _THREADS - 1) // _THREADS
+        if blocks:
+            module.get_function(name)((blocks,), (_THREADS,), arguments)
+
+    return launch
 
 
 def usable_cores() -> int:

@@ -16,7 +16,7 @@ import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,8 +64,9 @@ FIELD_COPIES = 4
 FULLEST = 0.9
 """Share of a worker's memory that may be planned for."""
 
-ATTEMPTS = 6
-"""Times that one product is tried before workers count as lost for good."""
+ATTEMPTS = 20
+"""Times that one product is tried before workers count as lost for good: a minute and a half, in
+which even a busy machine has started some again."""
 
 PATIENCE_SECONDS = 120.0
 """How long to wait for a worker when there is none."""
@@ -80,6 +81,8 @@ class DistributedLeastSquares(ShardedLeastSquares):
     stack, volume_shape, pixel_weights, scheme : as in `ShardedLeastSquares`.
     scratch : folder on a file system that every worker sees; shards and fields are written there
         and removed by `close`.
+    check : called while there is no worker; raises where waiting is of no use. Two minutes are
+        waited when absent.
 
     Raises
     ------
@@ -97,9 +100,11 @@ class DistributedLeastSquares(ShardedLeastSquares):
         scratch: Path,
         pixel_weights: PixelWeights | None = None,
         scheme: Scheme = "series",
+        check: Callable[[], None] | None = None,
     ):
         super().__init__(stack, volume_shape, pixel_weights, scheme)
         self._client = client
+        self._check = check
         self._volume_shape = volume_shape
         self._scratch = scratch.resolve()
         self._counter = itertools.count()
@@ -146,27 +151,26 @@ class DistributedLeastSquares(ShardedLeastSquares):
         )
 
     def _once(self, operation: Operation, field_file: str) -> tuple[Field, float]:
-        addresses = _wait_for_workers(self._client)
+        addresses = _wait_for_workers(self._client, self._check)
         ahead = 2 * len(addresses)  # Results of more shards would only fill the workers' memory.
-        waiting: deque[Future] = deque()
+        waiting: deque[tuple[Future, str]] = deque()
         total = TreeSum()
         try:
             todo = iter(enumerate(self._files))
             while True:
                 for k, file in itertools.islice(todo, ahead - len(waiting)):
-                    waiting.append(self._submit(k, file, operation, field_file, addresses))
+                    home = addresses[k % len(addresses)]
+                    waiting.append((self._submit(file, operation, field_file, home), home))
                 if not waiting:
                     return total.total()
-                part, square = _result(self._client, waiting[0])
-                waiting.popleft().release()
+                part, square = _result(self._client, *waiting[0], self._check)
+                waiting.popleft()[0].release()
                 total.add(part if part.flags.writeable else part.copy(), square)
         finally:
-            for future in waiting:
+            for future, _ in waiting:
                 future.cancel(force=True)
 
-    def _submit(
-        self, k: int, file: str, operation: Operation, field_file: str, addresses: Sequence[str]
-    ) -> Future:
+    def _submit(self, file: str, operation: Operation, field_file: str, home: str) -> Future:
         # A shard has a home, where its data are cached, but runs elsewhere when that is lost.
         return self._client.submit(
             partial_product,
@@ -175,7 +179,7 @@ class DistributedLeastSquares(ShardedLeastSquares):
             self.scheme,
             operation,
             field_file,
-            workers=[addresses[k % len(addresses)]],
+            workers=[home],
             allow_other_workers=True,
             pure=False,
         )
@@ -214,23 +218,39 @@ def _workers(client: Client) -> list[str]:
     return sorted(client.scheduler_info(n_workers=-1)["workers"])
 
 
-def _wait_for_workers(client: Client) -> list[str]:
+def _wait_for_workers(client: Client, check: Callable[[], None] | None) -> list[str]:
     end = time.monotonic() + PATIENCE_SECONDS
     while not (addresses := _workers(client)):
-        if time.monotonic() > end:
+        if check is not None:
+            check()
+        elif time.monotonic() > end:
             raise ResourceError(f"no Dask worker for {PATIENCE_SECONDS:g} s; the cluster is gone")
         time.sleep(0.1)
     return addresses
 
 
-def _result(client: Client, future: Future) -> tuple[Field, float]:
-    """Result of a task; keeps asking, because a lost scheduler answers nothing at all."""
+def _result(
+    client: Client, future: Future, home: str, check: Callable[[], None] | None
+) -> tuple[Field, float]:
+    """Result of a task; keeps asking, because a lost scheduler answers nothing at all.
+
+    Raises
+    ------
+    CancelledError
+        The task's home is gone. Dask moves a task to another worker that there is, but when it
+        had to wait for the first new one it waits for its home for ever.
+    """
     end = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
             part, square = future.result(timeout=2)
         except TimeoutError:
-            if _workers(client):
+            alive = _workers(client)
+            if alive and home not in alive:
+                raise CancelledError from None
+            if check is not None:
+                check()
+            elif alive:
                 end = time.monotonic() + PATIENCE_SECONDS
             elif time.monotonic() > end:
                 raise ResourceError("every Dask worker was lost") from None

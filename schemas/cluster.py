@@ -35,7 +35,7 @@ class SlurmSettings(StrictModel):
     """Workers leave this long before the time limit [s] and their work moves on: longer than any
     one product of projections takes."""
 
-    jobs_min: int = Field(default=1, ge=0, le=1024)
+    jobs_min: int = Field(default=1, ge=1, le=1024)
     """Jobs kept while a run lasts."""
 
     jobs_max: int = Field(default=4, ge=1, le=1024)

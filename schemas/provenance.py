@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from schemas.base import StrictModel
+from schemas.operation import Answer
 
 
 class InputFile(StrictModel):
@@ -41,3 +42,5 @@ class Provenance(StrictModel):
     """The recipe as JSON, every default filled in."""
     inputs: list[InputFile]
     steps: list[StepRecord]
+    answers: list[Answer] = []
+    """What an operator, or the default in place of one, has decided during the run."""

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from schemas.base import StrictModel
 from schemas.cluster import Cluster
+from schemas.operation import ApprovalSettings, PreviewSettings, QualityLimits
 
 Polarisations = Literal["auto", "difference", "joint"]
 """How frames of linear polarisations are fitted."""
@@ -144,17 +145,38 @@ class SupportSettings(StrictModel):
 class ScalarSettings(StrictModel):
     """Reconstruction of a scalar field."""
 
-    method: Literal["resire", "fbp"] = "resire"
-    """RESIRE (least squares with positivity) or filtered back-projection."""
+    method: Literal["resire", "fbp", "art", "sirt"] = "resire"
+    """RESIRE (least squares with positivity), filtered back-projection, or the classical ART and
+    SIRT, to repeat a published analysis as it was."""
 
     iterations: int = Field(default=60, ge=1, le=5000)
-    """Most iterations of RESIRE."""
+    """Most iterations of RESIRE; all of SIRT."""
+
+    sweeps: int = Field(default=20, ge=1, le=1000)
+    """Sweeps of ART over all rays; twenty were published for battery cathodes."""
+
+    relaxation: float = Field(default=0.2, gt=0.0, lt=2.0)
+    """Part of its step that ART takes at every ray; small steps average the noise of many rays.
+    SIRT, which averages anyway, takes the whole step."""
+
+    extend: list[float] = Field(default=[1.0, 1.0, 1.0], min_length=3, max_length=3)
+    """Factors by which the volume is larger than the frames along z, y and x while it is solved
+    for: 1 for a sample that all frames hold; 1.5 across the rotation axis for a film that goes on
+    beyond them, so that what is outside does not have to be explained by what is inside."""
 
     positivity: bool = True
     """Electron density and optical density are not negative."""
 
     fbp_filter: Literal["ram-lak", "shepp-logan", "hann"] = "ram-lak"
     """Window of the ramp filter."""
+
+    @model_validator(mode="after")
+    def _extended(self) -> ScalarSettings:
+        if any(not 1.0 <= factor <= 4.0 for factor in self.extend):
+            raise ValueError(f"scalar.extend: expected factors from 1 to 4, found {self.extend}")
+        if self.method in ("fbp", "art") and self.extend != [1.0, 1.0, 1.0]:
+            raise ValueError(f"scalar.extend: method '{self.method}' knows no larger volume")
+        return self
 
 
 class VectorSettings(StrictModel):
@@ -171,12 +193,24 @@ class VectorSettings(StrictModel):
     """Strength of the gradient prior relative to the data term, dimensionless; the most probable
     one given the data when absent, so that no number is tuned to one sample."""
 
+    prior_order: Literal[1, 2] = 1
+    """Derivative that the gradient prior asks to be small; the first also holds what no projection
+    sees, the second lets the field run on along slopes."""
+
+    surface: float = Field(default=0.0, ge=0.0)
+    """Strength of RESIRE-V's boundary term `‖∇M·n‖²` in both stages, relative to the data term,
+    dimensionless; off, because the edge-preserving prior asks the same everywhere."""
+
     refine_iterations: int = Field(default=40, ge=0, le=5000)
     """Quasi-Newton steps with an edge-preserving prior after `cg`; 0 stops before."""
 
     edge_preserving: float | None = Field(default=None, ge=0.0)
     """Strength of that prior in units of the noise of one voxel's gradient, dimensionless; 1.5
     when absent, just above what noise does by chance, and 3 with one magnitude."""
+
+    descent_step: float = Field(default=2.0, gt=0.0, le=4.0)
+    """Step of `gradient-descent` in units of `1 / (n N_z)`, for n projections and N_z voxels along
+    the beam: 2 in the published script; the paper's text divides it by the root of three."""
 
     constant_magnitude: bool = False
     """Refine with one magnitude everywhere in the support: right for a saturated magnet whose
@@ -204,6 +238,10 @@ class OrientationSettings(StrictModel):
     smoothness: float | None = Field(default=None, ge=0.0)
     """Strength of the gradient prior relative to the data term, dimensionless; the one that
     predicts held-out projections best when absent."""
+
+    prior_order: Literal[1, 2] = 1
+    """Derivative that the gradient prior asks to be small: the first suits grains, the second axes
+    that turn steadily."""
 
     refine_iterations: int = Field(default=40, ge=0, le=5000)
     """Quasi-Newton steps on the rank-one manifold; 0 stops after the tensor stage."""
@@ -419,3 +457,6 @@ class Recipe(StrictModel):
     boundaries: BoundarySettings = BoundarySettings()
     geometry: GeometrySettings = GeometrySettings()
     cluster: Cluster = Cluster()
+    preview: PreviewSettings = PreviewSettings()
+    limits: QualityLimits = QualityLimits()
+    approval: ApprovalSettings = ApprovalSettings()

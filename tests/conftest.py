@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -68,6 +70,23 @@ def cli() -> Call:
 
 
 @pytest.fixture(scope="session")
+def support() -> Callable[[str], ModuleType]:
+    """Loads a module that lies beside this file."""
+    return load_support
+
+
+def load_support(name: str) -> ModuleType:
+    path = Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"tests_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
 def same_bits() -> Callable[[Path, Path], None]:
     """Assert that two results hold the same bits, apart from when and where they were made."""
     return assert_same_bits
@@ -113,6 +132,39 @@ def prefect_api() -> Iterator[str]:
     _SERVERS.append(server)
     yield server.url
     os.environ.pop("PREFECT_API_URL", None)
+
+
+def load_module(path: str) -> ModuleType:
+    """A file of this folder as a module; the folders of tests are no packages."""
+    name = "tests_" + path.replace("/", "_").removesuffix(".py")
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def load() -> Callable[[str], ModuleType]:
+    """Load a file of the tests as a module."""
+    return load_module
+
+
+@pytest.fixture(scope="session")
+def operations() -> ModuleType:
+    """The benchmark of the operations: its parts start, watch and ask."""
+    return load_module("benchmarks/operations.py")
+
+
+@pytest.fixture(scope="session")
+def service(operations: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One `dichrotomo serve` for all tests; runs may use the folder of all tests."""
+    folder = tmp_path_factory.mktemp("service")
+    with operations.serving(folder, tmp_path_factory.getbasetemp()) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

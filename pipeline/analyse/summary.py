@@ -11,6 +11,7 @@ from pipeline.analyse.axes import axis_tensor
 from pipeline.analyse.density import Materials, material_densities
 from pipeline.io.products import (
     UNKNOWN_PIXEL_SIZE_M,
+    AngleRefinement,
     DensityMap,
     Figure,
     GrainMap,
@@ -61,6 +62,7 @@ def summarise(data: ResultData) -> dict[str, Figure]:
             None,
             f"Rms shift that alignment removed from {name}.",
         )
+    figures.update({f"refined_turn_{name}": _turn(name, it) for name, it in data.angles.items()})
     for name, quality in data.quality.items():
         figures[f"frames_proposed_for_exclusion_{name}"] = Figure(
             int(np.count_nonzero(quality.outliers)),
@@ -72,6 +74,15 @@ def summarise(data: ResultData) -> dict[str, Figure]:
         for key, figure in product.figures.items():
             figures[f"{name}_{key}" if key in figures else key] = figure
     return figures
+
+
+def _turn(name: str, found: AngleRefinement) -> Figure:
+    rms = [
+        float(np.sqrt(np.mean(np.sum(turns**2, axis=1))))
+        for turns in (found.turns_deg, found.errors_deg)
+    ]
+    text = f"Rms turn by which the rotations of the projections of {name} were refined."
+    return Figure(rms[0], "degree", rms[1], text)
 
 
 def _orientation(maps: OrientationMap) -> dict[str, Figure]:

@@ -45,8 +45,7 @@ def load_beamtime(path: str | Path, *, planned: bool = False) -> LoadedBeamtime:
         there are), or files that do not exist.
     """
     path = Path(path)
-    beamtime = load_model(path, Beamtime)
-    folder = path.resolve().parent
+    beamtime, folder = read_beamtime(path)
     for index, series in enumerate(beamtime.series):
         place = f"series[{index}]"
         if not planned:
@@ -61,6 +60,16 @@ def load_beamtime(path: str | Path, *, planned: bool = False) -> LoadedBeamtime:
         raise InputError(message, path=path, field="support.file")
     _check_other_files(beamtime, folder, path)
     return LoadedBeamtime(beamtime, folder)
+
+
+def read_beamtime(path: Path) -> tuple[Beamtime, Path]:
+    """A beamtime file and its folder, whether or not the files that it names are there yet.
+
+    Raises
+    ------
+    InputError : as for `load_beamtime`, but for files that do not exist.
+    """
+    return load_model(path, Beamtime), path.resolve().parent
 
 
 def _check_other_files(beamtime: Beamtime, folder: Path, path: Path) -> None:
@@ -228,8 +237,41 @@ def all_angles(series: Series, folder: Path) -> NDArray[np.float64]:
     return np.asarray(angles, dtype=np.float64)
 
 
+def planned_angles(
+    series: Series, folder: Path
+) -> tuple[NDArray[np.float64] | None, dict[str, float]]:
+    """Angles that the beamtime's own table gives, whether or not the files are there yet.
+
+    Returns
+    -------
+    Angles in the order of the projections, None where there are none or they go by name; and the
+    angles by the name of their file, where a text table names it.
+
+    Raises
+    ------
+    InputError : a table that does not exist or holds anything but angles.
+    """
+    if series.angles_deg is not None:
+        return np.asarray(series.angles_deg, dtype=np.float64), {}
+    if series.angles_file is None:
+        return None, {}
+    path = folder / series.angles_file
+    if series.format == "resire-v":
+        return resire_v.load_euler(path)[:, 1], {}
+    angles, named = _angle_table(path)
+    return (np.asarray(angles, dtype=np.float64) if angles else None), named
+
+
 def _text_angles(path: Path, files: list[Path]) -> NDArray[np.float64]:
     """Angles of a text file: one a line, or the name of a file and the angle of its projection."""
+    angles, named = _angle_table(path)
+    if named:
+        angles = [_named_angle(named, file, path) for file in files]
+    return np.asarray(angles, dtype=np.float64)
+
+
+def _angle_table(path: Path) -> tuple[list[float], dict[str, float]]:
+    """Angles one a line, or by name of a file; one of the two is empty."""
     if not path.is_file():
         raise InputError("file does not exist", path=path)
     angles: list[float] = []
@@ -255,11 +297,9 @@ def _text_angles(path: Path, files: list[Path]) -> NDArray[np.float64]:
             angles.append(angle)
     if named and angles:
         raise InputError("some lines name a file and some do not", path=path)
-    if named:
-        angles = [_named_angle(named, file, path) for file in files]
-    if not angles:
+    if not angles and not named:
         raise InputError("expected one angle a line, found none", path=path)
-    return np.asarray(angles, dtype=np.float64)
+    return angles, named
 
 
 def _number(word: str) -> float:

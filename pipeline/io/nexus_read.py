@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pipeline.io.nexus import read_figures
 from pipeline.io.product_nexus import read_products
 from pipeline.io.products import (
+    AngleRefinement,
     DensityMap,
     GrainMap,
     MagnetisationMap,
@@ -46,6 +47,10 @@ def read_entry(entry: h5py.Group) -> ResultData:
         "alignment": _read_alignment,
         "mountings": lambda group: Mounting(
             group["rotation"][()], group["shift_px"][()], float(group["correlation"][()])
+        ),
+        "angles": lambda group: AngleRefinement(
+            *(group[name][()].reshape(-1, 3, 3) for name in ("given", "refined")),
+            *(group[name][()] for name in ("turns_deg", "errors_deg")),
         ),
         "quality": _read_quality,
         "previews": _read_preview,

@@ -18,6 +18,7 @@ from pipeline.io.nexus import (
 from pipeline.io.product_nexus import write_products
 from pipeline.io.products import GRAIN_UNITS, ResultData
 from pipeline.preprocess.quality import MEASURES
+from pipeline.tomography.geometry import euler_angles_deg
 from schemas.provenance import Provenance
 
 
@@ -162,6 +163,21 @@ def _write_alignment(entry: h5py.Group, data: ResultData) -> None:
             write_value(group, "rotation", mounting.rotation, "")
             write_value(group, "shift_px", mounting.shift_px, "voxel")
             write_value(group, "correlation", mounting.correlation, "")
+    if data.angles:
+        parent = write_group(entry, "angles", "NXcollection")
+        for name, found in data.angles.items():
+            group = write_group(parent, name, "NXdata")
+            text = "rotation about lab x, y, z"
+            write_value(group, "turns_deg", found.turns_deg, "degree", long_name=text)
+            write_value(group, "errors_deg", found.errors_deg, "degree")
+            for key in ("given", "refined"):
+                rows = getattr(found, key).reshape(-1, 9)
+                write_value(group, key, rows, "", long_name="sample to lab, row by row")
+            euler = "phi, theta, psi of the refined rotations after RESIRE-V"
+            angles = euler_angles_deg(found.refined)
+            write_value(group, "euler_deg", angles, "degree", long_name=euler)
+            group.attrs["signal"] = "turns_deg"
+            group.attrs["axes"] = [".", "."]
 
 
 def _write_quality(entry: h5py.Group, data: ResultData) -> None:

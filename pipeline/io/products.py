@@ -257,6 +257,24 @@ class Mounting:
 
 
 @dataclass(frozen=True)
+class AngleRefinement:
+    """Rotations of the projections of a mounting or series that were refined one by one.
+
+    Attributes
+    ----------
+    given, refined : (n, 3, 3) float64, sample to lab.
+    turns_deg : (n, 3) float64 rotation vectors in the lab frame [degree], `refined = exp(turn)
+        given`; a turn common to all projections that were refined together is the sample's.
+    errors_deg : (n, 3) float64 their standard deviations [degree].
+    """
+
+    given: NDArray[np.float64]
+    refined: NDArray[np.float64]
+    turns_deg: NDArray[np.float64]
+    errors_deg: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class SeriesPreview:
     """A few projections of a series, small enough for the report.
 
@@ -294,6 +312,8 @@ class ResultData:
     """By name of the series."""
     mountings: Mapping[str, Mounting] = field(default_factory=dict)
     """By name of the mounting (tilt)."""
+    angles: Mapping[str, AngleRefinement] = field(default_factory=dict)
+    """By name of the mounting or series whose rotations were refined."""
     residuals: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     """By name of the reconstruction: relative residual after each iteration."""
     previews: Mapping[str, SeriesPreview] = field(default_factory=dict)

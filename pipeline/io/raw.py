@@ -97,6 +97,28 @@ def inspect_series(series: Series, folder: Path) -> SeriesInfo:
     )
 
 
+def check_scan(path: Path, series: Series, first: Path | None = None) -> FileInfo:
+    """Read one file of a series whole and see that it is one, before the others are there.
+
+    Parameters
+    ----------
+    path : the file.
+    series : that it belongs to.
+    first : another file of the series, which it has to be like.
+
+    Raises
+    ------
+    InputError : as for `read_series`, as far as one file can tell.
+    """
+    reader = reader_for(series.format)
+    info = reader.inspect(path, series.dataset)
+    like = info if first is None else reader.inspect(first, series.dataset)
+    _check_file(info, like, series, path, first or path)
+    for index, frame in enumerate(reader.frames(path, series.dataset)):
+        _checked(frame, series, path, index)
+    return info
+
+
 def _check_file(
     info: FileInfo, first: FileInfo, series: Series, path: Path, first_path: Path
 ) -> None:

@@ -22,6 +22,7 @@ from pipeline.io.nexus import write_group, write_value
 from pipeline.io.nexus_read import read_entry
 from pipeline.io.nexus_write import write_entry
 from pipeline.io.products import (
+    AngleRefinement,
     DensityMap,
     Figure,
     GrainMap,
@@ -37,6 +38,7 @@ from pipeline.io.products import (
 )
 
 __all__ = [
+    "AngleRefinement",
     "DensityMap",
     "Figure",
     "GrainMap",

@@ -1,4 +1,4 @@
-"""Scalar fields: RESIRE or filtered back-projection, and the support found in them."""
+"""Scalar fields: RESIRE, filtered back-projection, ART or SIRT, and the support found in them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from pipeline.align.explain import Tomograph, explain
 from pipeline.errors import ConvergenceError, GeometryError
 from pipeline.progress import Progress, ProgressCallback, silent
 from pipeline.stacks import DifferencedStack
+from pipeline.tomography.algebraic import kaczmarz, sirt
 from pipeline.tomography.fbp import filtered_back_projection
-from pipeline.tomography.geometry import group_by_axis
+from pipeline.tomography.geometry import AxisGroup, group_by_axis
 from pipeline.tomography.projector import Projector, fastest_scheme
 from pipeline.tomography.solvers import LeastSquares, LocalLeastSquares, without_unmeasured
 from schemas.recipe import ScalarSettings, SupportSettings
@@ -40,11 +41,32 @@ class ScalarResult:
     volume : (z, y, x) float32, value per voxel in the unit of the projections.
     residuals : |A x - b| / |b| after each iteration.
     stopped : why the iteration ended.
+    extended : (z, y, x) float32, all that was solved for; `volume` is its middle.
     """
 
     volume: NDArray[np.float32]
     residuals: list[float]
     stopped: str
+    extended: NDArray[np.float32]
+
+
+def solved_shape(settings: ScalarSettings, shape: Sequence[int]) -> tuple[int, int, int]:
+    """Shape (z, y, x) that is solved for, around a volume of `shape`: of the same parity."""
+    if settings.method in ("fbp", "art"):
+        return _shape3(shape)
+    wide = [
+        n + 2 * round(0.5 * n * (factor - 1.0))
+        for n, factor in zip(shape, settings.extend, strict=True)
+    ]
+    return _shape3(wide)
+
+
+def _middle(volume: NDArray[np.float32], shape: Sequence[int]) -> NDArray[np.float32]:
+    cut = tuple(
+        slice(n // 2 - m // 2, n // 2 - m // 2 + m)
+        for n, m in zip(volume.shape, shape, strict=True)
+    )
+    return np.ascontiguousarray(volume[cut])
 
 
 def reconstruct_scalar(
@@ -64,6 +86,7 @@ def reconstruct_scalar(
     support : (z, y, x) bool, or None for everywhere. Ignored by filtered back-projection.
     settings : method, iterations, positivity and window.
     problem : least-squares problem that stands for the stack, e.g. one spread over a cluster.
+        It has the shape of `solved_shape`; ART and SIRT, which need single rays, take none.
     volume_shape : (z, y, x); (nx, ny, nx) of the projections when absent.
     progress : told after each iteration.
 
@@ -74,8 +97,8 @@ def reconstruct_scalar(
     Raises
     ------
     GeometryError
-        If the stack is not scalar, shapes differ, or filtered back-projection is asked for with
-        more than one rotation axis.
+        If the stack is not scalar, shapes differ, or filtered back-projection or ART is asked for
+        with more than one rotation axis.
     ConvergenceError
         If the iteration meets numbers that are not finite.
 
@@ -95,24 +118,77 @@ def reconstruct_scalar(
     shape = _shape3(volume_shape if volume_shape is not None else (nx, ny, nx))
     if settings.method == "fbp":
         return _back_project(stack, shape, settings, progress)
-    if problem is None:
-        scheme = fastest_scheme(stack.rotations)
+    if settings.method == "art":
+        return _art(stack, shape, settings, progress)
+    whole = solved_shape(settings, shape)
+    if support is not None and support.shape != whole:
+        raise GeometryError(
+            f"reconstruct_scalar: expected a support {whole}, found {support.shape}"
+        )
+    if settings.method == "sirt" or problem is None:
         projector = Projector(
-            shape,
+            whole,
             (ny, nx),
             stack.rotations,
             stack.weights,
-            scheme,
-            point_spread_px=stack.point_spread_px,
+            fastest_scheme(stack.rotations),
+            point_spread_px=stack.point_spread_px if settings.method == "resire" else 0.0,
         )
+        if settings.method == "sirt":
+            found, residuals = sirt(
+                projector,
+                stack.data,
+                iterations=settings.iterations,
+                relaxation=1.0,
+                pixel_weights=stack.valid,
+                support=support,
+                sign=_sign(stack) if settings.positivity else 0,
+                progress=progress,
+            )
+            return ScalarResult(_middle(found, shape), residuals, "iterations", found)
         problem = LocalLeastSquares(projector, stack.data, stack.valid)
-    if support is not None and (1, *support.shape) != tuple(problem.field_shape):
+    if (1, *whole) != tuple(problem.field_shape):
         raise GeometryError(
-            f"reconstruct_scalar: expected a support {tuple(problem.field_shape[1:])}, "
-            f"found {support.shape}"
+            f"reconstruct_scalar: expected a problem of {whole}, found {problem.field_shape[1:]}"
         )
     target = problem.n_data * stack.noise**2
-    return _resire(problem, support, settings, target, progress)
+    return _resire(problem, support, settings, target, shape, progress)
+
+
+def _sign(stack: DifferencedStack) -> int:
+    """Sign of matter in the projections: phase is negative there, optical density positive."""
+    known = without_unmeasured(stack.data, stack.valid)
+    return -1 if float(known.sum(dtype=np.float64)) < 0.0 else 1
+
+
+def _art(
+    stack: DifferencedStack,
+    shape: tuple[int, int, int],
+    settings: ScalarSettings,
+    progress: ProgressCallback,
+) -> ScalarResult:
+    group = _one_axis(stack, "ART")
+    volume, residuals = kaczmarz(
+        (stack.data / stack.weights[:, 0, None, None]).astype(np.float32),
+        group.angles_rad,
+        sweeps=settings.sweeps,
+        relaxation=settings.relaxation,
+        measured=stack.valid,
+        sign=_sign(stack) if settings.positivity else 0,
+        progress=progress,
+    )
+    volume = _into_sample_frame(volume, group.base, shape)
+    return ScalarResult(volume, residuals, "iterations", volume)
+
+
+def _one_axis(stack: DifferencedStack, method: str) -> AxisGroup:
+    groups = group_by_axis(stack.rotations)
+    if len(groups) != 1:
+        raise GeometryError(
+            f"reconstruct_scalar: {method} needs one rotation axis, "
+            f"found {len(groups)}; use method resire"
+        )
+    return groups[0]
 
 
 def _shape3(shape: Sequence[int]) -> tuple[int, int, int]:
@@ -125,6 +201,7 @@ def _resire(
     support: NDArray[np.bool_] | None,
     settings: ScalarSettings,
     target: float,
+    shape: tuple[int, int, int],
     progress: ProgressCallback,
 ) -> ScalarResult:
     """Accelerated projected gradient; `target` is the sum of squares that is all noise."""
@@ -162,7 +239,8 @@ def _resire(
         if stopped != "iterations":
             break
         previous = sum_squares
-    return ScalarResult(constrain(ahead)[0], residuals, stopped)
+    found = constrain(ahead)[0]
+    return ScalarResult(_middle(found, shape), residuals, stopped, found)
 
 
 def _constraint(
@@ -186,14 +264,8 @@ def _back_project(
     settings: ScalarSettings,
     progress: ProgressCallback,
 ) -> ScalarResult:
-    groups = group_by_axis(stack.rotations)
-    if len(groups) != 1:
-        raise GeometryError(
-            f"reconstruct_scalar: filtered back-projection needs one rotation axis, "
-            f"found {len(groups)}; use method resire"
-        )
+    group = _one_axis(stack, "filtered back-projection")
     progress(Progress("scalar: filtered back-projection", 0, 1))
-    group = groups[0]
     # Dividing by the weight makes a projection the plain integral of the field.
     data = (stack.data / stack.weights[:, 0, None, None]).astype(np.float32)
     if stack.valid is not None:
@@ -201,7 +273,7 @@ def _back_project(
     volume = filtered_back_projection(data, group.angles_rad, settings.fbp_filter)
     volume = _into_sample_frame(volume, group.base, shape)
     progress(Progress("scalar: filtered back-projection", 1, 1))
-    return ScalarResult(volume, [], "direct")
+    return ScalarResult(volume, [], "direct", volume)
 
 
 _MARGIN_ROWS = 8

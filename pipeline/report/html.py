@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.io.products import Figure, ResultData
 from pipeline.io.results import read_result, whole_or_nothing
 from pipeline.report import sections
+from pipeline.report.geometry import refined_rotations
 from pipeline.report.markup import format_number, pretty, table, words
 from pipeline.report.products import product_section
 from pipeline.report.quality import quality_section
@@ -94,6 +95,7 @@ def render_report(data: ResultData, score: Mapping[str, Mapping[str, Any]] | Non
         ("projections", "Projections", lambda: sections.projections(data)),
         ("quality", "Quality of the projections", lambda: quality_section(data.quality)),
         ("alignment", "Alignment", lambda: sections.alignment(data)),
+        ("angles", "Refined rotations", lambda: refined_rotations(data)),
         ("convergence", "Convergence of the reconstructions", lambda: sections.residuals(data)),
         ("numbers", "All numbers", lambda: _numbers(quoted)),
         ("provenance", "How this was made", lambda: _provenance(data)),

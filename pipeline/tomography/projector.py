@@ -7,15 +7,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pipeline.backend import array_module
 from pipeline.errors import GeometryError
-from pipeline.tomography.fourier import FourierSlices, plan_slices
+from pipeline.tomography.fourier import FourierSlices, fourier_available, plan_slices
 from pipeline.tomography.geometry import check_rotations, group_by_axis
-from pipeline.tomography.kernels import splat
+from pipeline.tomography.kernels.twins import kernels_of
 from pipeline.tomography.series import Series, plan_series
 
 Scheme = Literal["series", "general", "four-subvoxel", "fourier"]
@@ -29,11 +30,14 @@ WIDEST_SPREAD_PX = 0.7
 """Point spread that three taps can hold: nothing is left of the finest detail beyond."""
 
 _WORTH_TURNING = 4
-"""Projections per axis from which turning the volume costs less than splatting every voxel."""
+"""Projections per axis from which turning the volume costs less than its whole spectrum."""
 
 
 def fastest_scheme(rotations: ArrayLike) -> Scheme:
-    """Choose `series` for tilt series, `general` where nearly every projection has its own axis.
+    """Choose the path with the least product of error and time.
+
+    `series` for tilt series; where nearly every projection has its own axis (refined angles)
+    `fourier`, or `series` where `finufft` is not installed.
 
     Parameters
     ----------
@@ -43,10 +47,17 @@ def fastest_scheme(rotations: ArrayLike) -> Scheme:
     ------
     GeometryError
         If `rotations` are not proper rotations.
+
+    Notes
+    -----
+    Measured figures: the table of paths in `kernels/README.md`. `general` is never chosen: its
+    error is a hundred times that of the others, at half their time at best.
     """
     matrices = check_rotations(rotations, "fastest_scheme")
     n_groups = len(group_by_axis(matrices))
-    return "series" if n_groups <= max(1, len(matrices) // _WORTH_TURNING) else "general"
+    if n_groups <= max(1, len(matrices) // _WORTH_TURNING) or not fourier_available():
+        return "series"
+    return "fourier"
 
 
 class Projector:
@@ -61,11 +72,14 @@ class Projector:
     weights : (n, c) what each projection sees of each component.
     scheme : `series` groups projections by common axis, turns the field once for each group by
         cubic splines and sums independent slices; `general` splats every voxel bilinearly at any
-        rotation, faster where nearly every projection has an axis of its own; `four-subvoxel` is
+        rotation, the plainest path, which the others are checked against; `four-subvoxel` is
         RESIRE-V's, with every voxel cut into four at ±1/4 in sample x and z; `fourier` takes
-        central slices of the spectrum (`fourier.py`), exact for what the voxels can represent.
+        central slices of the spectrum (`fourier.py`), exact for what the voxels can represent,
+        and the cheapest where nearly every projection has an axis of its own.
     support : (z, y, x) bool, optional: voxels outside are taken as zero by `forward` and set to
         zero by `adjoint`; `general` and `four-subvoxel` then visit only those inside.
+    valid : (n, ny, nx) bool, optional: pixels that were measured. The others are set to zero by
+        `forward` and not looked at by `adjoint`, whatever they hold.
     point_spread_px : standard deviation of the blur of the images [pixel], 0 to 0.7, which a
         reconstruction then undoes; `general` and `four-subvoxel`, which blur by about 0.4 pixel
         themselves, take none beside.
@@ -94,6 +108,7 @@ class Projector:
         scheme: Scheme = "series",
         *,
         support: NDArray[np.bool_] | None = None,
+        valid: NDArray[np.bool_] | None = None,
         point_spread_px: float = 0.0,
     ) -> None:
         self.rotations = check_rotations(rotations, "Projector")
@@ -104,8 +119,9 @@ class Projector:
         self.image_shape = (ny, nx)
         self.scheme: Scheme = scheme
         self.point_spread_px = _checked_spread(point_spread_px, scheme)
-        self.support = _checked_support(support, self.volume_shape)
+        self.support = _checked_mask(support, self.volume_shape, "support")
         n = len(self.rotations)
+        self.valid = _checked_mask(valid, (n, *self.image_shape), "mask of valid pixels")
         if n == 0 or self.weights.ndim != 2 or len(self.weights) != n or self.weights.shape[1] == 0:
             raise GeometryError(
                 f"Projector: expected weights (n, c) for n = {n} >= 1 rotations, "
@@ -120,6 +136,7 @@ class Projector:
                     self.weights[g.indices],
                     self.volume_shape,
                     self.image_shape,
+                    self.support,
                     self.point_spread_px,
                 )
                 for g in group_by_axis(self.rotations)
@@ -166,14 +183,17 @@ class Projector:
             self.weights[chosen],
             self.scheme,
             support=self.support,
+            valid=None if self.valid is None else self.valid[chosen],
             point_spread_px=self.point_spread_px,
         )
         if self.scheme == "fourier":
             part._series = [s.subset(chosen) for s in self._series if isinstance(s, FourierSlices)]
         return part
 
-    def forward(self, field: NDArray[np.float32]) -> NDArray[np.float32]:
+    def forward(self, field: Any) -> Any:
         """Project a field (c, z, y, x) float32: (n, ny, nx) float32, integrated in voxels.
+
+        A field on a GPU (cupy) is projected there, and so are its projections.
 
         Raises
         ------
@@ -181,56 +201,66 @@ class Projector:
             If the shape is another one, or a number is not finite.
         """
         field = _checked(field, self.field_shape, "forward", self.stack_shape)
-        stack = np.zeros(self.stack_shape, np.float32)
+        kernels = kernels_of(field)
+        xp = kernels.xp
+        stack = xp.zeros(self.stack_shape, np.float32)
         if self.scheme in ("series", "fourier"):
             if self.support is not None:
-                field = np.where(self.support, field, np.float32(0.0))
+                field = xp.where(xp.asarray(self.support), field, np.float32(0.0))
             for series in self._series:
-                series.forward(field, stack)
-            return stack
-        voxels = self._voxels()
-        values = field.reshape(len(field), -1)
-        values = np.ascontiguousarray(values if self.support is None else values[:, voxels])
-        splat.splat(values, *self._splat_arguments(voxels), stack)
+                series.forward(field, stack, kernels)
+        else:
+            kernels.splat(field, *self._rays(), self.support, stack)
+        if self.valid is not None:
+            stack *= xp.asarray(self.valid)
         return stack
 
-    def adjoint(self, stack: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Back project a stack (n, ny, nx) float32: (c, z, y, x) float32.
+    def adjoint(self, stack: Any) -> Any:
+        """Back project a stack (n, ny, nx) float32: (c, z, y, x) float32, where `stack` lies.
 
         Raises
         ------
         GeometryError
             If the shape is another one, or a number is not finite.
         """
+        if self.valid is not None and stack.shape == self.stack_shape:
+            xp = array_module(stack)
+            stack = xp.where(xp.asarray(self.valid), stack, np.float32(0.0))
         stack = _checked(stack, self.stack_shape, "adjoint", self.field_shape)
-        field = np.zeros(self.field_shape, np.float32)
+        kernels = kernels_of(stack)
+        xp = kernels.xp
+        field = xp.zeros(self.field_shape, np.float32)
         if self.scheme in ("series", "fourier"):
             for series in self._series:
-                series.add_adjoint(stack, field)
+                series.add_adjoint(stack, field, kernels)
             if self.support is not None:
-                field *= self.support
-            return field
-        voxels = self._voxels()
-        values = np.empty((len(field), len(voxels)), np.float32)
-        splat.gather(stack, *self._splat_arguments(voxels), values)
-        field.reshape(len(field), -1)[:, voxels] = values
+                field *= xp.asarray(self.support)
+        else:
+            kernels.gather(stack, *self._rays(), self.support, field)
         return field
 
-    def _voxels(self) -> NDArray[np.intp]:
-        """Flat indices of the voxels that are visited."""
-        if self.support is None:
-            return np.arange(int(np.prod(self.volume_shape)))
-        return np.flatnonzero(self.support)
+    def normal(self, field: Any, pixel_weights: Any = None) -> Any:
+        """Project a field and back: `adjoint(pixel_weights * forward(field))`.
 
-    def _splat_arguments(
-        self, voxels: NDArray[np.intp]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]]:
-        z, y, x = np.unravel_index(voxels, self.volume_shape)
-        centre = [n // 2 for n in self.volume_shape]
-        positions = np.stack([x - centre[2], y - centre[1], z - centre[0]]).astype(np.float32)
-        offsets = np.array(_OFFSETS[self.scheme])
+        Parameters
+        ----------
+        field : (c, z, y, x) float32.
+        pixel_weights : (n, ny, nx) float32, or what broadcasts to it; 1 when absent.
+
+        Raises
+        ------
+        GeometryError
+            If a shape is another one, or a number is not finite.
+        """
+        stack = self.forward(field)
+        if pixel_weights is not None:
+            stack *= pixel_weights
+        return self.adjoint(stack)
+
+    def _rays(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]]:
+        """Sub-voxels, rows x and y of the rotations, weights: what voxels are shared by."""
         rows = np.ascontiguousarray(self.rotations[:, :2])
-        return positions, offsets, rows, self.weights.astype(np.float32)
+        return np.array(_OFFSETS[self.scheme]), rows, self.weights.astype(np.float32)
 
 
 def _positive_shape(shape: Sequence[int], ndim: int, name: str) -> tuple[int, ...]:
@@ -240,17 +270,16 @@ def _positive_shape(shape: Sequence[int], ndim: int, name: str) -> tuple[int, ..
     return sizes
 
 
-def _checked_support(
-    support: NDArray[np.bool_] | None, volume_shape: tuple[int, ...]
+def _checked_mask(
+    mask: NDArray[np.bool_] | None, shape: tuple[int, ...], name: str
 ) -> NDArray[np.bool_] | None:
-    if support is None:
+    if mask is None:
         return None
-    if support.shape != volume_shape or support.dtype != np.bool_:
+    if mask.shape != shape or mask.dtype != np.bool_:
         raise GeometryError(
-            f"Projector: expected a bool support {volume_shape}, "
-            f"found {support.dtype} {support.shape}"
+            f"Projector: expected a bool {name} {shape}, found {mask.dtype} {mask.shape}"
         )
-    return np.ascontiguousarray(support)
+    return np.ascontiguousarray(mask)
 
 
 def _checked_spread(point_spread_px: float, scheme: Scheme) -> float:
@@ -262,21 +291,16 @@ def _checked_spread(point_spread_px: float, scheme: Scheme) -> float:
     return point_spread_px if scheme in ("series", "fourier") else 0.0
 
 
-def _checked(
-    array: NDArray[np.float32],
-    expected: tuple[int, ...],
-    operator: str,
-    other: tuple[int, ...],
-) -> NDArray[np.float32]:
+def _checked(array: Any, expected: tuple[int, ...], operator: str, other: tuple[int, ...]) -> Any:
     if array.shape != expected:
         raise GeometryError(
             f"Projector.{operator}: expected shape {expected} (to give {other}), "
             f"found {array.shape}"
         )
     # The extremes carry NaN and infinity along, without a mask as large as the field.
-    if not (np.isfinite(array.min()) and np.isfinite(array.max())):
+    if not (np.isfinite(float(array.min())) and np.isfinite(float(array.max()))):
         raise GeometryError(
             f"Projector.{operator}: expected finite values of shape {expected} "
             f"(to give {other}), found NaN or infinity"
         )
-    return np.ascontiguousarray(array, dtype=np.float32)
+    return array_module(array).ascontiguousarray(array, dtype=np.float32)

@@ -7,18 +7,30 @@ rotation axis; then each projection is a sum over slices (`kernels/slices.py`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.tomography.geometry import AxisGroup, axis_turns
-from pipeline.tomography.kernels import layout, slices, turn
+from pipeline.tomography.kernels import slices, turn
+from pipeline.tomography.kernels.twins import CPU, Kernels
 
 Range = tuple[int, int]
 """Lowest and highest integer coordinate of a grid axis, both included."""
 
 _NO_TURN_RAD = 1e-9
 """Residual turns below this move no voxel of any volume by a millionth of a voxel."""
+
+_MARGIN = 5
+"""Voxels around a support that are turned with it: a spline falls to a part in a thousand there."""
+
+_REACH = (3, 16)
+"""Voxels beyond its box in which a field shows that was turned by splines once: what their taps
+reach; and twice: what the second ones, of an infinite response, have left of it is 1e-9."""
+
+_STEP = 16
+"""Rows that a processor adds at a time."""
 
 _RANK_TOLERANCE = 1e-10
 """Combinations whose singular value is smaller, relative to the largest, are rounding."""
@@ -54,28 +66,31 @@ class PlaneTurn:
         """Whether the turn leaves every array as it is."""
         return self.trivial and self.quarters == 0
 
-    def forward(self, field: NDArray[np.float32]) -> NDArray[np.float32]:
+    def forward(self, field: Any, kernels: Kernels = CPU) -> Any:
         """Turn `field` (r, n2, n1, rest) float32."""
         for _ in range(self.quarters):
             field = field.swapaxes(1, 2)[:, :, ::-1]
         if self.trivial:
             return field
-        padded = _pad(field)
-        turn.spline_coefficients(padded)
+        r, n2, n1, rest = field.shape
+        padded = kernels.xp.empty((r, n2 + 2 * turn.PAD, n1 + 2 * turn.PAD, rest), np.float32)
+        kernels.pad_plane(field, turn.PAD, padded)
+        kernels.spline_coefficients(padded)
         shape = (field.shape[0], _size(self.after[0]), _size(self.after[1]), field.shape[3])
-        turned = np.empty(shape, np.float32)
-        turn.turn_plane(padded, *self._arguments(), turned)
+        turned = kernels.xp.empty(shape, np.float32)
+        kernels.turn_plane(padded, *self._arguments(), turned)
         return turned
 
-    def adjoint(self, turned: NDArray[np.float32]) -> NDArray[np.float32]:
+    def adjoint(self, turned: Any, kernels: Kernels = CPU) -> Any:
         """Adjoint of `forward`."""
         field = turned
         if not self.trivial:
             n2, n1 = _size(self.middle[0]), _size(self.middle[1])
             shape = (turned.shape[0], n2 + 2 * turn.PAD, n1 + 2 * turn.PAD, turned.shape[3])
-            padded = np.empty(shape, np.float32)
-            turn.turn_plane_adjoint(np.ascontiguousarray(turned), *self._arguments(), padded)
-            turn.spline_coefficients(padded)
+            padded = kernels.xp.empty(shape, np.float32)
+            turned = kernels.xp.ascontiguousarray(turned)
+            kernels.turn_plane_adjoint(turned, *self._arguments(), padded)
+            kernels.spline_coefficients(padded)
             field = padded[:, turn.PAD : -turn.PAD, turn.PAD : -turn.PAD]
         for _ in range(self.quarters):
             field = field[:, :, ::-1].swapaxes(1, 2)
@@ -92,31 +107,16 @@ def _size(axis: Range) -> int:
     return axis[1] - axis[0] + 1
 
 
-def _pad(field: NDArray[np.float32]) -> NDArray[np.float32]:
-    r, n2, n1, rest = field.shape
-    padded = np.empty((r, n2 + 2 * turn.PAD, n1 + 2 * turn.PAD, rest), np.float32)
-    layout.pad_plane(field, turn.PAD, padded)
-    return padded
-
-
-def _transposed(field: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(r, p, a, b) of any strides to (r, p, b, a) contiguous."""
-    r, p, a, b = field.shape
-    target = np.empty((r, p, b, a), np.float32)
-    layout.transpose_planes(field, target)
-    return target
-
-
-def _to_back(field: NDArray[np.float32]) -> NDArray[np.float32]:
+def _to_back(field: Any, kernels: Kernels) -> Any:
     """(r, a, b, c) to (r, b, c, a) contiguous."""
     r, a, b, c = field.shape
-    return _transposed(field.reshape(r, 1, a, b * c)).reshape(r, b, c, a)
+    return kernels.transposed(field.reshape(r, 1, a, b * c)).reshape(r, b, c, a)
 
 
-def _to_front(field: NDArray[np.float32]) -> NDArray[np.float32]:
+def _to_front(field: Any, kernels: Kernels) -> Any:
     """(r, b, c, a) to (r, a, b, c) contiguous: the inverse and adjoint of `_to_back`."""
     r, b, c, a = field.shape
-    return _transposed(field.reshape(r, 1, b * c, a)).reshape(r, a, b, c)
+    return kernels.transposed(field.reshape(r, 1, b * c, a)).reshape(r, a, b, c)
 
 
 def plan_turn(
@@ -166,8 +166,10 @@ class Series:
     coefficients : (k, r) float32 what each projection takes of each combination.
     cosines, sines : (k,) float64 of the rotation about the grid's turned y axis.
     footprint : (k, 2) float32 of `kernels.slices.footprints`.
+    filled : (nx', 2) int64, rows of each column x' that can hold anything.
     sharpening : (k,) float32 and float, what `kernels.slices.sharpen` does along columns and rows.
     about_z, about_x : the two turns that bring the axis onto y.
+    box : part (z, y, x) of the field that holds anything; only that is turned.
     image_shape : (ny, nx).
     """
 
@@ -177,38 +179,52 @@ class Series:
     cosines: NDArray[np.float64]
     sines: NDArray[np.float64]
     footprint: NDArray[np.float32]
+    filled: NDArray[np.int64]
     sharpening: tuple[NDArray[np.float32], float]
     about_z: PlaneTurn
     about_x: PlaneTurn
+    box: tuple[slice, slice, slice]
     image_shape: tuple[int, int]
 
     @property
     def _seen(self) -> Range:
         """Range of y' that lies both in the turned volume and on the detector."""
-        low, high = self.about_x.after[1]
-        ny = self.image_shape[0]
-        return max(low, -(ny // 2)), min(high, ny - 1 - ny // 2)
+        return _seen_rows(self.about_x, self.image_shape[0])
 
-    def forward(self, field: NDArray[np.float32], stack: NDArray[np.float32]) -> None:
+    def forward(self, field: Any, stack: Any, kernels: Kernels = CPU) -> None:
         """Write the projections of `field` (c, z, y, x) float32 into `stack` (n, ny, nx)."""
-        volume = self._turn(self._combine(field))
-        k, rows = len(self.indices), volume.shape[3]
-        images = np.zeros((k, self.image_shape[1] + 2, rows), np.float32)
-        slices.project_slices(volume, *self._slice_arguments(), images)
-        sharp = np.empty((k, self.image_shape[1], rows), np.float32)
-        slices.sharpen(images, *self.sharpening, sharp)
-        stack[self.indices, self._rows] = _transposed(sharp[None])[0]
+        xp = kernels.xp
+        volume = self._turn(
+            self._combine(xp.ascontiguousarray(self._boxed(field)), kernels), kernels
+        )
+        k, nx, rows = len(self.indices), self.image_shape[1], volume.shape[3]
+        images = xp.zeros((k, nx + 2, rows), np.float32)
+        kernels.project_slices(volume, *self._slice_arguments(), images)
+        sharp = xp.empty((k, nx, rows), np.float32)
+        kernels.sharpen(images, *self.sharpening, sharp)
+        stack[xp.asarray(self.indices), self._rows] = kernels.transposed(sharp[None])[0]
 
-    def add_adjoint(self, stack: NDArray[np.float32], field: NDArray[np.float32]) -> None:
+    def add_adjoint(self, stack: Any, field: Any, kernels: Kernels = CPU) -> None:
         """Add the back projection of its part of `stack` (n, ny, nx) to `field` (c, z, y, x)."""
-        part = stack[self.indices, self._rows]
-        sharp = _transposed(part[None])[0]
-        images = np.empty((part.shape[0], part.shape[2] + 2, part.shape[1]), np.float32)
-        slices.sharpen_adjoint(sharp, *self.sharpening, images)
+        xp = kernels.xp
+        part = stack[xp.asarray(self.indices), self._rows]
+        sharp = kernels.transposed(part[None])[0]
+        images = xp.empty((part.shape[0], part.shape[2] + 2, part.shape[1]), np.float32)
+        kernels.sharpen_adjoint(sharp, *self.sharpening, images)
         sizes = _size(self.about_x.after[0]), _size(self.about_z.after[1]), images.shape[2]
-        volume = np.empty((self.coefficients.shape[1], *sizes), np.float32)
-        slices.back_project_slices(images, *self._slice_arguments(), volume)
-        layout.add_spread(_flat(self._turn_adjoint(volume)), self.components, _flat(field))
+        volume = xp.empty((self.coefficients.shape[1], *sizes), np.float32)
+        kernels.back_project_slices(images, *self._slice_arguments(), volume)
+        turned = self._turn_adjoint(volume, kernels)
+        part = self._boxed(field)
+        whole = part.shape == field.shape
+        total = field if whole else xp.ascontiguousarray(part)
+        kernels.add_spread(_flat(turned), self.components, _flat(total))
+        if not whole:
+            part[...] = total
+
+    def _boxed(self, field: Any) -> Any:
+        """The part of a field (c, z, y, x) that holds anything."""
+        return field[(slice(None), *self.box)]
 
     @property
     def _rows(self) -> slice:
@@ -223,40 +239,43 @@ class Series:
         NDArray[np.float64],
         NDArray[np.float64],
         NDArray[np.float32],
+        NDArray[np.int64],
         int,
         int,
     ]:
         z_low, x_low = self.about_x.after[0][0], self.about_z.after[1][0]
-        return self.coefficients, self.cosines, self.sines, self.footprint, z_low, x_low
+        tables = self.coefficients, self.cosines, self.sines, self.footprint, self.filled
+        return *tables, z_low, x_low
 
-    def _combine(self, field: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _combine(self, field: Any, kernels: Kernels) -> Any:
         """(c, z, y, x) to the r combinations (r, z, y, x)."""
-        mixed = np.empty((self.components.shape[1], *field.shape[1:]), np.float32)
-        layout.combine(_flat(field), self.components, _flat(mixed))
+        mixed = kernels.xp.empty((self.components.shape[1], *field.shape[1:]), np.float32)
+        kernels.combine(_flat(field), self.components, _flat(mixed))
         return mixed
 
-    def _turn(self, field: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _turn(self, field: Any, kernels: Kernels) -> Any:
         """(r, z, y, x) to (r, z', x', y'), cut to the rows that the detector sees."""
         if not self.about_z.nothing:
-            field = _to_front(self.about_z.forward(_to_back(field)))
-        field = self.about_x.forward(field)
+            field = _to_front(self.about_z.forward(_to_back(field, kernels), kernels), kernels)
+        field = self.about_x.forward(field, kernels)
         first = self.about_x.after[1][0]
         low, high = self._seen
-        return _transposed(field[:, :, low - first : high + 1 - first])
+        return kernels.transposed(field[:, :, low - first : high + 1 - first])
 
-    def _turn_adjoint(self, volume: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _turn_adjoint(self, volume: Any, kernels: Kernels) -> Any:
         low, high = self._seen
         first, last = self.about_x.after[1]
-        turned = _transposed(volume)
+        turned = kernels.transposed(volume)
         if (low, high) != (first, last):
-            turned = np.pad(turned, ((0, 0), (0, 0), (low - first, last - high), (0, 0)))
-        field = self.about_x.adjoint(turned)
+            edges = ((0, 0), (0, 0), (low - first, last - high), (0, 0))
+            turned = kernels.xp.pad(turned, edges)
+        field = self.about_x.adjoint(turned, kernels)
         if not self.about_z.nothing:
-            field = _to_front(self.about_z.adjoint(_to_back(field)))
-        return field
+            field = _to_front(self.about_z.adjoint(_to_back(field, kernels), kernels), kernels)
+        return kernels.xp.ascontiguousarray(field)
 
 
-def _flat(field: NDArray[np.float32]) -> NDArray[np.float32]:
+def _flat(field: Any) -> Any:
     return field.reshape(field.shape[0], -1)
 
 
@@ -265,11 +284,13 @@ def plan_series(
     weights: NDArray[np.float64],
     volume_shape: tuple[int, int, int],
     image_shape: tuple[int, int],
+    support: NDArray[np.bool_] | None = None,
     point_spread_px: float = 0.0,
 ) -> Series:
     """Plan the projections of `group`, whose rows of the weights are `weights` (k, c).
 
-    The images are blurred by a point spread of standard deviation `point_spread_px`.
+    Only the box around the support, with what splines need around it, is turned where there is
+    a support. The images are blurred by a point spread of standard deviation `point_spread_px`.
 
     The weights are factored by singular values: `W = (U S) V^T` of rank r, so that only r
     combinations of the components are turned: 1 for a scalar, 2 for circular, 3 for linear
@@ -277,7 +298,11 @@ def plan_series(
     """
     left, singular, right = np.linalg.svd(weights, full_matrices=False)
     rank = max(1, int(np.sum(singular > _RANK_TOLERANCE * singular[0])))
-    z, y, x = ((-(n // 2), n - 1 - n // 2) for n in volume_shape)
+    box = _box_around(support, volume_shape)
+    z, y, x = (
+        (part.start - n // 2, part.stop - 1 - n // 2)
+        for part, n in zip(box, volume_shape, strict=True)
+    )
     gamma, beta = axis_turns(group.base[1])
     about_z = plan_turn(gamma, second=y, first=x)
     ny = image_shape[0]
@@ -285,6 +310,7 @@ def plan_series(
     about_x = plan_turn(beta, second=z, first=about_z.after[0], seen=rows)
     cosines, sines = np.cos(group.angles_rad), np.sin(group.angles_rad)
     reach = max(abs(edge) for edge in (*about_x.after[0], *about_z.after[1]))
+    far = _REACH[0 if about_z.trivial or about_x.trivial else 1]
     own = slices.footprint_sharpening(cosines, sines, float(reach))
     blur = point_spread_px**2 / 2.0
     return Series(
@@ -294,8 +320,74 @@ def plan_series(
         cosines=cosines,
         sines=sines,
         footprint=slices.footprints(cosines, sines),
+        filled=_filled_rows((z, y, x), far, group.base, about_z.after[1], _seen_rows(about_x, ny)),
         sharpening=((own - blur).astype(np.float32), -blur),
         about_z=about_z,
         about_x=about_x,
+        box=box,
         image_shape=image_shape,
     )
+
+
+def _seen_rows(about_x: PlaneTurn, ny: int) -> Range:
+    low, high = about_x.after[1]
+    return max(low, -(ny // 2)), min(high, ny - 1 - ny // 2)
+
+
+def _box_around(
+    support: NDArray[np.bool_] | None, volume_shape: tuple[int, int, int]
+) -> tuple[slice, slice, slice]:
+    """Part (z, y, x) of the volume: the support and `_MARGIN` voxels around it."""
+    parts = []
+    for axis, n in enumerate(volume_shape):
+        low, high = 0, n
+        if support is not None and support.any():
+            others = tuple(k for k in range(3) if k != axis)
+            filled = np.flatnonzero(support.any(axis=others))
+            low, high = max(0, filled[0] - _MARGIN), min(n, filled[-1] + 1 + _MARGIN)
+        parts.append(slice(int(low), int(high)))
+    return parts[0], parts[1], parts[2]
+
+
+def _filled_rows(
+    box: tuple[Range, Range, Range],
+    reach: int,
+    base: NDArray[np.float64],
+    columns: Range,
+    rows: Range,
+) -> NDArray[np.int64]:
+    """Rows of each turned column x' in which the turned box can show.
+
+    Parameters
+    ----------
+    box : ranges (z, y, x) of the field.
+    reach : voxels beyond it that count too.
+    base : (3, 3) rotation of the turn.
+    columns, rows : ranges x' and y' of the turned volume.
+
+    Returns
+    -------
+    (nx', 2) int64, the first row and the one behind the last, counted from the first of `rows`, in
+    steps of `_STEP`.
+    """
+    n_rows = max(0, _size(rows))
+    edges = [(low - reach, high + reach) for low, high in box]
+    corners = np.array([(x, y, z) for z in edges[0] for y in edges[1] for x in edges[2]])
+    across, along = (corners @ base.T)[:, :2].T
+    pairs = np.array([(i, i ^ bit) for i in range(8) for bit in (1, 2, 4) if i < i ^ bit])
+    middle = np.arange(columns[0], columns[1] + 1)
+    lowest, highest = np.full(len(middle), np.inf), np.full(len(middle), -np.inf)
+    # The shadow of a box is bounded by shadows of its twelve edges.
+    for i, j in pairs:
+        (left, first), (right, last) = sorted([(across[i], along[i]), (across[j], along[j])])
+        near = (middle >= left - 1.0) & (middle <= right + 1.0)
+        part = np.clip((middle - left) / max(right - left, 1e-9), 0.0, 1.0)
+        ends = (first, last) if right - left < 2.0 else (first + part * (last - first),) * 2
+        lowest = np.where(near, np.minimum(lowest, np.minimum(*ends)), lowest)
+        highest = np.where(near, np.maximum(highest, np.maximum(*ends)), highest)
+    low = np.floor((np.where(np.isfinite(lowest), lowest, 0.0) - rows[0]) / _STEP) * _STEP
+    high = np.ceil((np.where(np.isfinite(highest), highest + 1.0, 0.0) - rows[0]) / _STEP) * _STEP
+    empty = ~np.isfinite(lowest)
+    low, high = np.clip(low, 0, n_rows), np.clip(high, 0, n_rows)
+    low, high = np.where(empty, 0, low), np.where(empty, 0, np.maximum(low, high))
+    return np.stack([low, high], axis=1).astype(np.int64)

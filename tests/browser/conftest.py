@@ -9,6 +9,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,52 @@ class Browser:
         self.call("Page.navigate", url=path.resolve().as_uri())
         self.wait("document.readyState === 'complete' && location.protocol === 'file:'")
 
+    def visit(self, url: str, width: int = 1400, height: int = 1000) -> None:
+        """Open a page of a server on loopback; other addresses stay out of reach."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
+        self.call(
+            "Network.emulateNetworkConditions",
+            offline=False,
+            latency=0,
+            downloadThroughput=-1,
+            uploadThroughput=-1,
+        )
+        self.events.clear()
+        self.call("Page.navigate", url=url)
+        self.wait("document.readyState === 'complete'")
+
+    def leave(self) -> None:
+        """Leave a page, whose animations cost a processor where there is no GPU."""
+        self.call("Page.navigate", url="about:blank")
+
+    def asked(self) -> set[str]:
+        """Hosts that pages have called."""
+        urls = [
+            event["params"]["request"]["url"]
+            for event in self.events
+            if event.get("method") == "Network.requestWillBeSent"
+        ]
+        return {url.split("/")[2] for url in urls if url.startswith(("http", "ws"))}
+
+    def press_button(self, words: str, seconds: float = 30.0) -> None:
+        """Press the button with these words on it when it is there."""
+        found = (
+            "[...document.querySelectorAll('button, [role=menuitem]')]"
+            f".find((b) => b.innerText.trim() === {json.dumps(words)} && !b.disabled)"
+        )
+        self.wait(f"{found} !== undefined", seconds)
+        self.evaluate(f"{found}.click()")
+
+    def wait_for_text(self, words: str, seconds: float = 30.0) -> None:
+        """Wait until the page says something."""
+        self.wait(f"document.body.innerText.includes({json.dumps(words)})", seconds)
+
     def wait(self, condition: str, seconds: float = 30.0) -> None:
         """Wait for a condition."""
         until = time.monotonic() + seconds
@@ -129,13 +176,20 @@ class Browser:
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """A browser without a network; skipped where there is none."""
-    client = pytest.importorskip("websockets.sync.client")
     if BINARY is None:
         pytest.skip("needs Chromium in the PATH")
-    folder = tmp_path_factory.mktemp("chromium")
-    command = [BINARY, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-    command += ["--remote-debugging-port=0", f"--user-data-dir={folder}", "--no-first-run"]
-    command += ["--disable-background-networking", "--disable-component-update", "about:blank"]
+    with running(tmp_path_factory.mktemp("chromium")) as page:
+        yield page
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Browser]:
+    """A browser that keeps its things in a folder, and ends with the block."""
+    client = pytest.importorskip("websockets.sync.client")
+    command = [str(BINARY), "--headless=new", "--no-sandbox", "--disable-gpu"]
+    command += ["--disable-dev-shm-usage", "--remote-debugging-port=0", "--no-first-run"]
+    command += [f"--user-data-dir={folder}", "--disable-background-networking"]
+    command += ["--disable-component-update", "about:blank"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             yield _connect(client, folder)
@@ -152,5 +206,7 @@ def _connect(client: Any, folder: Path) -> Browser:
     base = f"http://127.0.0.1:{port.read_text().split()[0]}"
     with urllib.request.urlopen(f"{base}/json/list", timeout=10) as answer:
         pages = [page for page in json.load(answer) if page["type"] == "page"]
-    socket = client.connect(pages[0]["webSocketDebuggerUrl"], max_size=2**28, proxy=None)
+    socket = client.connect(
+        pages[0]["webSocketDebuggerUrl"], max_size=2**28, proxy=None, ping_interval=None
+    )
     return Browser(socket)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -51,6 +53,18 @@ def write_beamtime(folder: Path, seed: int) -> Path:
     path = folder / "beamtime.yaml"
     path.write_text(yaml.safe_dump(content))
     return path
+
+
+@pytest.fixture(scope="session")
+def driver() -> ModuleType:
+    """`driver.py` as a module."""
+    path = Path(__file__).with_name("driver.py")
+    spec = importlib.util.spec_from_file_location("faults_driver", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

@@ -152,3 +152,27 @@ def test_an_address_without_a_scheduler_is_one_line(
     nobody = Cluster(kind="address", address="tcp://127.0.0.1:9")
     with pytest.raises(ResourceError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
         process_beamtime(tiny, tmp_path / "out", recipe_path=quick_recipe, cluster=nobody)
+
+
+def test_an_answer_changes_the_alignment_and_is_not_asked_for_again(
+    finished: Finished, tiny: Path, quick_recipe: Path, tmp_path: Path
+) -> None:
+    from flows.approval import ANSWERS, StoppedByOperator
+
+    out = tmp_path / "out"
+    shutil.copytree(finished[0], out)
+    # The server of the tests could be answered, but nobody does: the stated default happens.
+    approval = {"approval": {"ask": "always", "timeout_s": 1, "default": "stop"}}
+    with pytest.raises(StoppedByOperator, match="by default: no answer within 1 s"):
+        run_here(tiny, out, quick_recipe, **approval)
+    ((question, answer),) = json.loads((out / ANSWERS).read_text()).items()
+    assert (answer["action"], answer["verdict"]) == ("stop", "amber")
+    # The same question has its answer: the run leaves a projection out, and then has a new one.
+    answer |= {"action": "exclude frames", "by": "operator", "exclude": {"offres": [3]}}
+    (out / ANSWERS).write_text(json.dumps({question: answer}))
+    with pytest.raises(StoppedByOperator):
+        run_here(tiny, out, quick_recipe, **approval)
+    answers = json.loads((out / ANSWERS).read_text())
+    assert set(answers) > {question}
+    with h5py.File(out / "work" / "prepare-offres" / "phase.h5", "r") as file:
+        assert file["phase"].shape[0] == 39

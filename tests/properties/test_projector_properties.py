@@ -144,7 +144,9 @@ def test_subset_is_part_of_the_whole(scheme: Scheme) -> None:
     others = np.delete(y, chosen, axis=0)
     total = part.adjoint(y[chosen]) + rest.adjoint(others)
     full = projector.adjoint(y)
-    np.testing.assert_allclose(total, full, atol=1e-5 * np.abs(full).max())  # rounding
+    # Rounding; near the highest frequencies finufft divides by small numbers.
+    tolerance = 3e-5 if scheme == "fourier" else 1e-5
+    np.testing.assert_allclose(total, full, atol=tolerance * np.abs(full).max())
 
 
 # finufft adds up in an order that depends on its threads.

@@ -76,6 +76,14 @@ def transpose_planes(source: NDArray[np.float32], target: NDArray[np.float32]) -
                         target[r, p, b0 + b, a0 + a] = source[r, p, a0 + a, b0 + b]
 
 
+def transposed(source: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(r, p, a, b) of any strides to (r, p, b, a) contiguous."""
+    r, p, a, b = source.shape
+    target = np.empty((r, p, b, a), np.float32)
+    transpose_planes(source, target)
+    return target
+
+
 @njit(cache=True, parallel=True, error_model="numpy")
 def pad_plane(source: NDArray[np.float32], pad: int, padded: NDArray[np.float32]) -> None:
     """Copy `source` (r, a, b, n), of any strides, into the middle of `padded`, zero around it."""

@@ -116,3 +116,45 @@ def gather(
                 total *= share
                 for c in range(n_components):
                     values[c, i] += weights[m, c] * total
+
+
+def splat_field(
+    field: NDArray[np.float32],
+    offsets: NDArray[np.float64],
+    rows: NDArray[np.float64],
+    weights: NDArray[np.float32],
+    support: NDArray[np.bool_] | None,
+    images: NDArray[np.float32],
+) -> None:
+    """Overwrite `images` with the projections of a field (c, z, y, x) inside its support."""
+    voxels, positions = _listed(field.shape, support)
+    values = field.reshape(len(field), -1)
+    values = np.ascontiguousarray(values if support is None else values[:, voxels])
+    splat(values, positions, offsets, rows, weights, images)
+
+
+def gather_field(
+    images: NDArray[np.float32],
+    offsets: NDArray[np.float64],
+    rows: NDArray[np.float64],
+    weights: NDArray[np.float32],
+    support: NDArray[np.bool_] | None,
+    field: NDArray[np.float32],
+) -> None:
+    """Adjoint of `splat_field`: overwrite `field` (c, z, y, x), zero outside the support."""
+    voxels, positions = _listed(field.shape, support)
+    values = np.empty((len(field), len(voxels)), np.float32)
+    gather(images, positions, offsets, rows, weights, values)
+    field[...] = np.float32(0.0)
+    field.reshape(len(field), -1)[:, voxels] = values
+
+
+def _listed(
+    shape: tuple[int, ...], support: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Flat indices of the voxels inside the support, and their coordinates (3, n) x, y, z."""
+    sizes = shape[1:]
+    voxels = np.arange(int(np.prod(sizes))) if support is None else np.flatnonzero(support)
+    z, y, x = np.unravel_index(voxels, sizes)
+    oz, oy, ox = (n // 2 for n in sizes)
+    return voxels, np.stack([x - ox, y - oy, z - oz]).astype(np.float32)

@@ -20,13 +20,13 @@ CHUNK = 64
 
 
 @njit(cache=True, error_model="numpy")
-def _pivots(size: int) -> NDArray[np.float32]:
+def pivots(size: int) -> NDArray[np.float32]:
     """Factors of the tridiagonal elimination for the system (1, 4, 1)."""
-    pivots = np.empty(size, np.float32)
-    pivots[0] = np.float32(0.25)
+    factors = np.empty(size, np.float32)
+    factors[0] = np.float32(0.25)
     for i in range(1, size):
-        pivots[i] = np.float32(1.0) / (np.float32(4.0) - pivots[i - 1])
-    return pivots
+        factors[i] = np.float32(1.0) / (np.float32(4.0) - factors[i - 1])
+    return factors
 
 
 @njit(cache=True, fastmath={"contract"}, error_model="numpy")
@@ -60,7 +60,7 @@ def spline_coefficients(padded: NDArray[np.float32]) -> None:
     """
     n_fields, size2, size1, _ = padded.shape
     n2, n1 = size2 - 2 * PAD, size1 - 2 * PAD
-    pivots1, pivots2 = _pivots(n1), _pivots(n2)
+    pivots1, pivots2 = pivots(n1), pivots(n2)
     for task in prange(n_fields * n2):
         _eliminate(padded[task // n2, task % n2 + PAD, PAD : n1 + PAD], pivots1)
     for task in prange(n_fields * n1):

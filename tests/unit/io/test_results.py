@@ -14,6 +14,7 @@ from pipeline.errors import InputError
 from pipeline.io import nexus_write
 from pipeline.io.quality import read_quality, save_quality
 from pipeline.io.results import (
+    AngleRefinement,
     DensityMap,
     Figure,
     GrainMap,
@@ -114,6 +115,11 @@ def _full(rng: np.random.Generator) -> ResultData:
             ),
         },
         mountings={"tilt1": Mounting(np.eye(3), np.zeros(3), 1.0)},
+        angles={
+            "tilt1": AngleRefinement(
+                np.eye(3)[None], np.eye(3)[None], np.ones((1, 3)), np.full((1, 3), 0.1)
+            )
+        },
         residuals={"orientation": np.array([1.0, 0.5])},
         previews={
             "tilt1_lh": SeriesPreview(

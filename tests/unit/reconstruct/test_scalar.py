@@ -140,7 +140,7 @@ class _Broken:
 def test_numbers_that_are_not_finite_end_it() -> None:
     stack = _stack(series_rotations([0.0]))
     with pytest.raises(ConvergenceError, match="not finite in iteration 1"):
-        reconstruct_scalar(stack, None, ScalarSettings(), problem=_Broken())
+        reconstruct_scalar(stack, None, ScalarSettings(), problem=_Broken(), volume_shape=(2, 2, 2))
 
 
 def _sample(sign: float) -> NDArray[np.float32]:

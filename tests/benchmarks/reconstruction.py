@@ -1,0 +1,302 @@
+"""Benchmark of the reconstructions against known truth and published volumes.
+
+    python tests/benchmarks/reconstruction.py [--size tiny|demo|paper] [--rows ...] [--json]
+
+Rows: `metalattice` (the published RESIRE-V simulation), `film` (the measured Ta film, against the
+published RESIRE volume), `orientation` (a pillar in four mountings with true geometry and without
+inverse crime; another pillar; the published random starts), `angles` (rotations that are off) and
+`scale` (one product of the full-size problem, and what a whole run costs). Published data are read
+from ../shared/data; their rows are left out where it is absent, and at the size `tiny`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from reconstruction_cases import (
+    PUBLISHED,
+    coarse_pillar_of,
+    film,
+    metalattice,
+    misoriented,
+    oriented,
+    pillar_of,
+)
+
+from pipeline.align.angles import refine_angles
+from pipeline.align.turns import misorientation_rms_deg
+from pipeline.distribute import SHARD_PROJECTIONS, InProcessLeastSquares
+from pipeline.reconstruct.orientation import reconstruct_orientation
+from pipeline.reconstruct.scalar import reconstruct_scalar
+from pipeline.reconstruct.vector import reconstruct_vector
+from pipeline.stacks import DifferencedStack
+from pipeline.tomography.contrast import linear_difference_weights
+from pipeline.tomography.geometry import series_rotations
+from pipeline.tomography.projector import Projector
+from schemas.recipe import AngleSettings, OrientationSettings, ScalarSettings, VectorSettings
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes
+    ----------
+    measure, value, unit : what was measured.
+    floor, goal : the bar, and where it should be; None for a row that is only reported.
+    more : whether more is better.
+    detail : what else is worth knowing.
+    """
+
+    measure: str
+    value: float
+    unit: str
+    floor: float | None = None
+    goal: float | None = None
+    more: bool = False
+    detail: str = ""
+
+    @property
+    def met(self) -> bool:
+        """Whether the floor is reached."""
+        if self.floor is None:
+            return True
+        return self.value >= self.floor if self.more else self.value <= self.floor
+
+    def __str__(self) -> str:
+        """As a line of the table."""
+        bars = [
+            "reported" if bar is None else f"{name} {bar:<7.4g}"
+            for name, bar in (("floor", self.floor), ("goal", self.goal))
+        ]
+        return (
+            f"{self.measure:<58} {self.value:<8.4g} {self.unit:<7} {' '.join(bars)} {self.detail}"
+        )
+
+
+def correlations(vector: NDArray[np.float32], truth: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each component over the whole volume without removing means, as published."""
+    found = vector.reshape(3, -1).astype(np.float64)
+    model = truth.reshape(3, -1)
+    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(model, axis=1)
+    return np.asarray((found * model).sum(axis=1) / norms)
+
+
+def metalattice_rows(size: str) -> list[Row]:
+    """Correlations with the model of the published RESIRE-V simulation."""
+    if size == "tiny" or not PUBLISHED.is_dir():
+        return []
+    stack, support, truth = metalattice()
+    bars = {
+        "no magnitude prior": ((0.977, 0.974, 0.9955), (0.985, 0.985, 0.997)),
+        "constant magnitude": ((0.989, 0.989, 0.998), (0.993, 0.993, 0.999)),
+    }
+    rows = []
+    for constant, (name, (floors, goals)) in enumerate(bars.items()):
+        started = time.perf_counter()
+        settings = VectorSettings(constant_magnitude=bool(constant))
+        found = correlations(reconstruct_vector(stack, support, settings).vector, truth)
+        seconds = f"{time.perf_counter() - started:.0f} s"
+        rows += [
+            Row(f"RESIRE-V set, {name}: correlation {axis}", float(value), "", floor, goal, True,
+                seconds)
+            for axis, value, floor, goal in zip("xyz", found, floors, goals, strict=True)
+        ]  # fmt: skip
+    return rows
+
+
+def film_rows(size: str) -> list[Row]:
+    """The measured Ta film against the volume that its authors published."""
+    if size == "tiny" or not PUBLISHED.is_dir():
+        return []
+    rows = []
+    for area in (20, 23):
+        stack, published = film(area)
+        started = time.perf_counter()
+        found, misfit = reconstruct_film(stack, published.shape)
+        seconds = f"{time.perf_counter() - started:.0f} s"
+        pearson = float(np.corrcoef(found.ravel(), published.ravel())[0, 1])
+        rows += [
+            Row(f"Ta film, area {area}: Pearson with the published", pearson, "", 0.952, 0.98,
+                True, seconds),
+            Row(f"Ta film, area {area}: R1", misfit, "", 0.141, 0.12),
+        ]  # fmt: skip
+    return rows
+
+
+def reconstruct_film(
+    stack: DifferencedStack, shape: tuple[int, ...]
+) -> tuple[NDArray[np.float32], float]:
+    """Volume (z, y, x) of a film that is larger than the frames, and the R1 of its projections.
+
+    The default recipe, told that the object goes on beyond the frames along the axis across the
+    rotation axis.
+    """
+    settings = ScalarSettings(extend=[1.0, 1.0, 1.5])
+    found = reconstruct_scalar(stack, None, settings, volume_shape=shape)
+    projector = Projector(
+        found.extended.shape, stack.data.shape[1:], stack.rotations, stack.weights
+    )
+    calculated = projector.forward(found.extended[None])
+    misfit = np.abs(calculated - stack.data).sum() / np.abs(stack.data).sum()
+    return found.volume, float(misfit)
+
+
+def orientation_rows(size: str) -> list[Row]:
+    """Error of the axes of two samples, and of the published scheme on the first."""
+    small = size == "tiny"
+    kind = "tiny" if small else "demo"
+    bars = {
+        f"{kind} pillar, SNR 9": (pillar_of(kind), 1, (3.0, 75.0) if small else (1.2, 94.0)),
+        "another pillar, SNR 6": (coarse_pillar_of(kind), 2, (3.0, 75.0) if small else None),
+    }
+    rows = []
+    for name, (preset, seed, bar) in bars.items():
+        case = oriented(preset, seed)
+        started = time.perf_counter()
+        found = reconstruct_orientation(case.stack, case.support, OrientationSettings())
+        rows += _orientation_pair(
+            name, case.errors_deg(found.axis), bar, f"{time.perf_counter() - started:.0f} s"
+        )
+        if seed == 1:
+            published = OrientationSettings(
+                method="random-starts",
+                starts=2 if small else 5,
+                start_iterations=10 if small else 50,
+            )
+            started = time.perf_counter()
+            found = reconstruct_orientation(case.stack, case.support, published)
+            rows += _orientation_pair(
+                f"the same, {published.starts} random starts",
+                case.errors_deg(found.axis),
+                None,
+                f"{time.perf_counter() - started:.0f} s",
+            )
+    return rows
+
+
+def _orientation_pair(
+    name: str, errors: NDArray[np.float64], bar: tuple[float, float] | None, detail: str
+) -> list[Row]:
+    median, within = float(np.median(errors)), 100.0 * float(np.mean(errors <= 4.0))
+    floors = bar or (None, None)
+    goals = (0.7, 98.0) if bar else (None, None)
+    return [
+        Row(f"orientation, {name}: median", median, "degree", floors[0], goals[0], False, detail),
+        Row(f"orientation, {name}: within 4°", within, "%", floors[1], goals[1], True),
+    ]
+
+
+def angle_rows(size: str) -> list[Row]:
+    """Rotations off by 1.7 degrees rms: what is left of it."""
+    cases = {"tiny": [(24, 20, 40.0)]}.get(size, [(64, 45, 9.0), (64, 45, 40.0)])
+    rows = []
+    for n, tilts, snr in cases:
+        stack, support, true = misoriented(n, tilts, snr)
+        started = time.perf_counter()
+        found = refine_angles(stack, support, AngleSettings(rounds=4 if size == "tiny" else 12))
+        seconds = time.perf_counter() - started
+        before, after = (
+            misorientation_rms_deg(r, true)[0] for r in (stack.rotations, found.rotations)
+        )
+        rows.append(
+            Row(
+                f"angular refinement, {n} voxels, SNR {snr:g}: left",
+                after,
+                "degree",
+                0.4,
+                0.1,
+                False,
+                f"of {before:.2f}; {len(found.updates_deg)} rounds, {seconds:.0f} s",
+            )
+        )
+    return rows
+
+
+PAPER = ((330, 540, 330), (650, 760), 280)
+"""Volume (z, y, x), frame (ny, nx) and projections of each of the four mountings, as published."""
+
+PRODUCTS = 145
+"""Products with AᵀA of a default run: half of the strengths' search on five sixths of the data
+(9 of 25 iterations), 30 of the tensor stage, and 1.1 evaluations for each of 40 rank-one steps."""
+
+
+def scale_rows(size: str) -> list[Row]:
+    """One shard's product at full size; a run has twelve shards and `PRODUCTS` of them."""
+    divide = {"tiny": 12, "demo": 3}.get(size, 1)
+    shape = tuple(n // divide for n in PAPER[0])
+    frame = tuple(n // divide for n in PAPER[1])
+    count = min(SHARD_PROJECTIONS, PAPER[2] // divide)
+    rotations = series_rotations(np.linspace(0.0, 180.0, count, endpoint=False), 30.0, 90.0)
+    rng = np.random.default_rng(0)
+    stack = DifferencedStack(
+        rng.standard_normal((count, *frame), dtype=np.float32),
+        rotations,
+        linear_difference_weights(rotations, 0.64),
+        "linear",
+        3e-8,
+        0.0,
+        point_spread_px=0.4,
+    )
+    problem = InProcessLeastSquares(stack, (shape[0], shape[1], shape[2]))
+    field = np.zeros(problem.field_shape, np.float32)
+    field[:, 1:-1, 1:-1, 1:-1] = 1e-3
+    if size != "paper":
+        problem.normal(field)  # Compiled; at full size that is a small part.
+    started = time.perf_counter()
+    problem.residual_gradient(field)
+    seconds = time.perf_counter() - started
+    total = 4 * (PAPER[2] // divide)
+    product = seconds * total / count
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    # Besides the shard at work: six fields of conjugate gradients and all the data.
+    held = 4.0 * (6 * 6 * np.prod(shape) + total * np.prod(frame)) / 2**30
+    name = f"{total} differences of {frame[1]}x{frame[0]}, {'x'.join(map(str, shape))} voxels"
+    full = size == "paper"
+    return [
+        Row(f"{name}: one product", product, "s", detail=f"{count} projections in {seconds:.1f} s"),
+        Row("the same, whole run of default settings", product * PRODUCTS / 60.0, "min",
+            60.0 if full else None, 20.0 if full else None, False,
+            f"{PRODUCTS} products, extrapolated"),
+        Row("the same, memory", held + peak, "GiB", 20.0 if full else None, 20.0 if full else None,
+            False, f"peak of one shard {peak:.1f}, computed for data and fields {held:.1f}"),
+    ]  # fmt: skip
+
+
+ROWS: dict[str, Callable[[str], list[Row]]] = {
+    "metalattice": metalattice_rows,
+    "film": film_rows,
+    "orientation": orientation_rows,
+    "angles": angle_rows,
+    "scale": scale_rows,
+}
+
+
+def main(arguments: list[str] | None = None) -> list[Row]:
+    """Measure, print the table or JSON, and return the rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", choices=("tiny", "demo", "paper"), default="tiny")
+    parser.add_argument("--rows", nargs="*", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--json", action="store_true")
+    chosen = parser.parse_args(arguments)
+    rows: list[Row] = []
+    for name in chosen.rows:
+        made = ROWS[name](chosen.size)
+        rows += made
+        if not chosen.json and made:
+            print(*made, sep="\n", flush=True)
+    if chosen.json:
+        print(json.dumps([asdict(row) for row in rows], indent=1))
+    return rows
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
