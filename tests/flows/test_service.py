@@ -224,7 +224,9 @@ def test_an_operator_cancels_starts_again_and_answers(
     content["products"] = ["orientation"]
     for series in content["series"]:
         series["files"] = [str(tiny.parent / name) for name in series["files"]]
-    (tmp_path / "beamtime.yaml").write_text(yaml.safe_dump(content))
+    beamtime = tmp_path / "night-3" / "beamtime.yaml"
+    beamtime.parent.mkdir()
+    beamtime.write_text(yaml.safe_dump(content))
     out = tmp_path / "night" / "result"
     order = {
         "beamtime_path": str(tmp_path / "beamtime.yaml"),
