@@ -229,7 +229,7 @@ def test_an_operator_cancels_starts_again_and_answers(
     beamtime.write_text(yaml.safe_dump(content))
     out = tmp_path / "night" / "result"
     order = {
-        "beamtime_path": str(tmp_path / "beamtime.yaml"),
+        "beamtime_path": str(beamtime),
         "out": str(out),
         "recipe_path": str(recipe),
     }
