@@ -232,9 +232,11 @@ class Compute:
         """Close the client and the private cluster, if they were opened."""
         if self._client is not None:
             self._client.close(timeout=5)
-        if self._cluster is not None:
+        if self._jobs is not None:
+            self._jobs.close()
+        elif self._cluster is not None:
             self._cluster.close(timeout=10)
-        self._client = self._cluster = None
+        self._client = self._cluster = self._jobs = None
 
     def _check_alive(self) -> None:
         """Steps that were waiting for their turn do not start what was cancelled anew."""

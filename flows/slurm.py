@@ -187,8 +187,12 @@ class SlurmJobs:
         return any(f"{name}{suffix}" in self.cluster.observed for suffix in group)
 
     def close(self) -> None:
-        """Cancel the jobs."""
+        """Cancel the jobs, and remove the run's certificate and key."""
         self.cluster.close(timeout=_CALL_SECONDS)
+        for part in ("ca_file", "cert", "key"):
+            file = getattr(self.cluster, f"_job_{part}", None)
+            if file is not None:
+                file.close()
 
 
 def _cluster_class(jobs: SlurmJobs) -> type[SLURMCluster]:

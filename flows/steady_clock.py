@@ -29,7 +29,7 @@ def make_steady() -> None:
     import distributed.metrics
     from tornado.ioloop import IOLoop
 
-    setattr(IOLoop, "time", _time_of_loop)  # noqa: B010 - it is typed as a method
+    setattr(IOLoop, "time", _time_of_loop)  # noqa: B010 - a method, for a type checker
     known = (time.time, distributed.metrics.time)
     for name, module in list(sys.modules.items()):
         if name.startswith("distributed.") and getattr(module, "time", None) in known:

@@ -16,7 +16,7 @@ import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,8 +60,9 @@ __all__ = [
 FIELD_COPIES = 4
 """Fields that a worker holds at once: input, gradient, and two in the axis' own frame."""
 
-ATTEMPTS = 6
-"""Times that one product is tried before workers count as lost for good."""
+ATTEMPTS = 20
+"""Times that one product is tried before workers count as lost for good: a minute and a half, in
+which even a busy machine has started some again."""
 
 PATIENCE_SECONDS = 120.0
 """How long to wait for a worker when there is none."""
@@ -148,25 +149,24 @@ class DistributedLeastSquares(ShardedLeastSquares):
     def _once(self, operation: Operation, field_file: str) -> tuple[Field, float]:
         addresses = _wait_for_workers(self._client, self._check)
         ahead = 2 * len(addresses)  # Results of more shards would only fill the workers' memory.
-        waiting: deque[Future] = deque()
+        waiting: deque[tuple[Future, str]] = deque()
         total = TreeSum()
         try:
             todo = iter(enumerate(self._files))
             while True:
                 for k, file in itertools.islice(todo, ahead - len(waiting)):
-                    waiting.append(self._submit(k, file, operation, field_file, addresses))
+                    home = addresses[k % len(addresses)]
+                    waiting.append((self._submit(file, operation, field_file, home), home))
                 if not waiting:
                     return total.total()
-                part, square = _result(self._client, waiting[0], self._check)
-                waiting.popleft().release()
+                part, square = _result(self._client, *waiting[0], self._check)
+                waiting.popleft()[0].release()
                 total.add(part if part.flags.writeable else part.copy(), square)
         finally:
-            for future in waiting:
+            for future, _ in waiting:
                 future.cancel(force=True)
 
-    def _submit(
-        self, k: int, file: str, operation: Operation, field_file: str, addresses: Sequence[str]
-    ) -> Future:
+    def _submit(self, file: str, operation: Operation, field_file: str, home: str) -> Future:
         # A shard has a home, where its data are cached, but runs elsewhere when that is lost.
         return self._client.submit(
             partial_product,
@@ -175,7 +175,7 @@ class DistributedLeastSquares(ShardedLeastSquares):
             self.scheme,
             operation,
             field_file,
-            workers=[addresses[k % len(addresses)]],
+            workers=[home],
             allow_other_workers=True,
             pure=False,
         )
@@ -215,17 +215,27 @@ def _wait_for_workers(client: Client, check: Callable[[], None] | None) -> list[
 
 
 def _result(
-    client: Client, future: Future, check: Callable[[], None] | None
+    client: Client, future: Future, home: str, check: Callable[[], None] | None
 ) -> tuple[Field, float]:
-    """Result of a task; keeps asking, because a lost scheduler answers nothing at all."""
+    """Result of a task; keeps asking, because a lost scheduler answers nothing at all.
+
+    Raises
+    ------
+    CancelledError
+        The task's home is gone. Dask moves a task to another worker that there is, but when it
+        had to wait for the first new one it waits for its home for ever.
+    """
     end = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
             part, square = future.result(timeout=2)
         except TimeoutError:
+            alive = _workers(client)
+            if alive and home not in alive:
+                raise CancelledError from None
             if check is not None:
                 check()
-            elif _workers(client):
+            elif alive:
                 end = time.monotonic() + PATIENCE_SECONDS
             elif time.monotonic() > end:
                 raise ResourceError("every Dask worker was lost") from None

@@ -190,12 +190,24 @@ class VectorSettings(StrictModel):
     """Strength of the gradient prior relative to the data term, dimensionless; the most probable
     one given the data when absent, so that no number is tuned to one sample."""
 
+    prior_order: Literal[1, 2] = 1
+    """Derivative that the gradient prior asks to be small; the first also holds what no projection
+    sees, the second lets the field run on along slopes."""
+
+    surface: float = Field(default=0.0, ge=0.0)
+    """Strength of RESIRE-V's boundary term `‖∇M·n‖²` in both stages, relative to the data term,
+    dimensionless; off, because the edge-preserving prior asks the same everywhere."""
+
     refine_iterations: int = Field(default=40, ge=0, le=5000)
     """Quasi-Newton steps with an edge-preserving prior after `cg`; 0 stops before."""
 
     edge_preserving: float | None = Field(default=None, ge=0.0)
     """Strength of that prior in units of the noise of one voxel's gradient, dimensionless; 1.5
     when absent, just above what noise does by chance, and 3 with one magnitude."""
+
+    descent_step: float = Field(default=2.0, gt=0.0, le=4.0)
+    """Step of `gradient-descent` in units of `1 / (n N_z)`, for n projections and N_z voxels along
+    the beam: 2 in the published script; the paper's text divides it by the root of three."""
 
     constant_magnitude: bool = False
     """Refine with one magnitude everywhere in the support: right for a saturated magnet whose
@@ -215,6 +227,10 @@ class OrientationSettings(StrictModel):
     smoothness: float | None = Field(default=None, ge=0.0)
     """Strength of the gradient prior relative to the data term, dimensionless; the one that
     predicts held-out projections best when absent."""
+
+    prior_order: Literal[1, 2] = 1
+    """Derivative that the gradient prior asks to be small: the first suits grains, the second axes
+    that turn steadily."""
 
     refine_iterations: int = Field(default=40, ge=0, le=5000)
     """Quasi-Newton steps on the rank-one manifold; 0 stops after the tensor stage."""

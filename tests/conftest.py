@@ -70,6 +70,23 @@ def cli() -> Call:
 
 
 @pytest.fixture(scope="session")
+def support() -> Callable[[str], ModuleType]:
+    """Loads a module that lies beside this file."""
+    return load_support
+
+
+def load_support(name: str) -> ModuleType:
+    path = Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"tests_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
 def same_bits() -> Callable[[Path, Path], None]:
     """Assert that two results hold the same bits, apart from when and where they were made."""
     return assert_same_bits

@@ -27,7 +27,7 @@ from pipeline.reconstruct.axes import (
 from pipeline.reconstruct.random_starts import descend_axis
 from pipeline.reconstruct.smooth import EDGE_STRENGTH, check_inputs, smooth_solution
 from pipeline.stacks import DifferencedStack
-from pipeline.tomography.minimise import ResidualCurve, quasi_newton
+from pipeline.tomography.minimise import Objective, ResidualCurve, quasi_newton
 from pipeline.tomography.priors import EdgePreservingPrior, Mask, component_metric, unpack
 from pipeline.tomography.projector import Projector, fastest_scheme
 from pipeline.tomography.solvers import (
@@ -131,6 +131,7 @@ def reconstruct_orientation(
         iterations=settings.iterations,
         seed=seed,
         stage="orientation",
+        order=settings.prior_order,
         progress=progress,
     )
     packed = smooth.solution.field[:, support]
@@ -216,6 +217,24 @@ def refine_rank_one(
     curve = ResidualCurve(progress)
     # Every array that the minimiser sees is of order one, whatever the units of the data.
     unit = np.float32(np.sqrt(np.mean(np.square(vectors, dtype=np.float64)) * 3.0) or 1.0)
+    found = quasi_newton(
+        rank_one_objective(problem, prior, sign, unit, curve),
+        vectors / unit,
+        iterations=iterations,
+        stage="orientation: rank one",
+        progress=curve,
+    )
+    return Refined(unit * found.x, curve.residuals, found.stopped)
+
+
+def rank_one_objective(
+    problem: LeastSquares,
+    prior: EdgePreservingPrior,
+    sign: int,
+    unit: np.float32,
+    curve: ResidualCurve,
+) -> Objective:
+    """Misfit and penalty of `s v vᵀ`, over the norm of the data, as a function of `v / unit`."""
 
     def objective(scaled: Packed) -> tuple[float, Packed]:
         field = unpack(np.float32(sign) * unit**2 * outer_tensor(scaled), prior.support)
@@ -227,11 +246,7 @@ def refine_rank_one(
         factor = np.float32(sign * float(unit) ** 2 / problem.data_norm2)
         return (0.5 * residual2 + penalty) / problem.data_norm2, factor * chained
 
-    stage = "orientation: rank one"
-    found = quasi_newton(
-        objective, vectors / unit, iterations=iterations, stage=stage, progress=curve
-    )
-    return Refined(unit * found.x, curve.residuals, found.stopped)
+    return objective
 
 
 def _random_starts(

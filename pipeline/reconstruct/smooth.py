@@ -7,6 +7,7 @@ voxel, and the noise.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -18,11 +19,13 @@ from pipeline.tomography.priors import (
     Field,
     GradientPrior,
     Mask,
+    QuadraticPrior,
     component_metric,
 )
 from pipeline.tomography.projector import Projector
 from pipeline.tomography.solvers import LeastSquares, Solution, conjugate_gradient
 from pipeline.tomography.strength import held_out_strength, mean_diagonal
+from pipeline.tomography.surface import CurvaturePrior, SurfacePrior
 
 EDGE_STRENGTH = 1.5
 """Default strength of the edge-preserving prior in units of the noise of one voxel's gradient,
@@ -44,12 +47,14 @@ class Smooth:
     diagonal : mean diagonal of `A^T W A` [data² / field²].
     noise : rms per pixel [data]: by which held-out projections are missed, or in air, or of the
         residual, in this order of what is known.
+    surface : boundary term, where it was asked for.
     """
 
     solution: Solution
     smoothness: float
     diagonal: float
     noise: float
+    surface: SurfacePrior | None = None
 
     def edge_prior(
         self, strength: float, support: Mask, size: float, turn: float = EDGE_SCALE
@@ -91,9 +96,13 @@ def smooth_solution(
     iterations: int,
     seed: int,
     stage: str,
+    order: Literal[1, 2] = 1,
+    surface: float = 0.0,
     progress: ProgressCallback = silent,
 ) -> Smooth:
     """Minimise `1/2 ‖A x − b‖² + λ/2 ‖∇x‖²` in the support, with `λ` from the data when not given.
+
+    At `order` 2 the prior is on the curvature; `surface` adds RESIRE-V's boundary term.
 
     Parameters
     ----------
@@ -106,6 +115,14 @@ def smooth_solution(
     stage, progress : where and under which name to report.
     """
     metric = component_metric(problem.field_shape[0])
+    diagonal = mean_diagonal(problem, support, metric, seed)
+    at_surface = SurfacePrior(surface * diagonal, support, metric) if surface else None
+
+    def prior(strength: float) -> list[QuadraticPrior]:
+        kind = GradientPrior if order == 1 else CurvaturePrior
+        made: list[QuadraticPrior] = [kind(strength, support, metric)]
+        return made if at_surface is None else [*made, at_surface]
+
     start: Field | None = None
     noise = stack.noise
     if smoothness is None:
@@ -115,16 +132,16 @@ def smooth_solution(
             support=support,
             metric=metric,
             pixel_weights=stack.valid,
+            prior=GradientPrior if order == 1 else CurvaturePrior,
             seed=seed,
             stage=f"{stage}: prior strength",
             progress=progress,
         )
         smoothness, start, noise = chosen.smoothness, chosen.field, chosen.noise
-    diagonal = mean_diagonal(problem, support, metric, seed)
     solution = conjugate_gradient(
         problem,
         support=support,
-        priors=[GradientPrior(smoothness * diagonal, support, metric)],
+        priors=prior(smoothness * diagonal),
         metric=metric,
         x0=start,
         iterations=iterations,
@@ -133,4 +150,4 @@ def smooth_solution(
     )
     if noise <= 0.0:
         noise = float(np.sqrt(problem.residual_gradient(solution.field)[1] / problem.n_data))
-    return Smooth(solution, smoothness, diagonal, noise)
+    return Smooth(solution, smoothness, diagonal, noise, at_surface)

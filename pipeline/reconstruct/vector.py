@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pipeline.progress import ProgressCallback, silent
 from pipeline.reconstruct.smooth import EDGE_SCALE, EDGE_STRENGTH, check_inputs, smooth_solution
 from pipeline.stacks import DifferencedStack
-from pipeline.tomography.minimise import ResidualCurve, quasi_newton
-from pipeline.tomography.priors import Field, Mask, Prior, inner, unpack
+from pipeline.tomography.minimise import Objective, ResidualCurve, quasi_newton
+from pipeline.tomography.priors import Field, Mask, Prior, SumOfPriors, inner, unpack
 from pipeline.tomography.projector import Projector, Scheme, fastest_scheme
 from pipeline.tomography.solvers import (
     LeastSquares,
@@ -113,7 +113,7 @@ def reconstruct_vector(
     if settings.method == "gradient-descent":
         solution = gradient_descent(
             problem,
-            step=2.0 / (len(stack.data) * support.shape[0]),
+            step=settings.descent_step / (len(stack.data) * support.shape[0]),
             support=support,
             iterations=settings.iterations or 150,
             stage="vector: gradient descent",
@@ -129,6 +129,8 @@ def reconstruct_vector(
         iterations=settings.iterations or 40,
         seed=seed,
         stage="vector",
+        order=settings.prior_order,
+        surface=settings.surface,
         progress=progress,
     )
     solution = smooth.solution
@@ -143,7 +145,7 @@ def reconstruct_vector(
         solution = refine(
             problem,
             solution.field,
-            smooth.edge_prior(strength, support, size or 1.0, turn),
+            _together(smooth.edge_prior(strength, support, size or 1.0, turn), smooth.surface),
             support,
             iterations=settings.refine_iterations,
             progress=progress,
@@ -155,6 +157,12 @@ def reconstruct_vector(
         smooth.smoothness,
         strength,
     )
+
+
+def _together(*priors: Prior | None) -> Prior:
+    """One prior that is the sum of those that are there."""
+    there = [prior for prior in priors if prior is not None]
+    return there[0] if len(there) == 1 else SumOfPriors(tuple(there))
 
 
 def refine_edges(
@@ -178,6 +186,20 @@ def refine_edges(
     progress : reports every step.
     """
     curve = ResidualCurve(progress)
+    found = quasi_newton(
+        edge_objective(problem, prior, support, curve),
+        start[:, support],
+        iterations=iterations,
+        stage="vector: edge-preserving",
+        progress=curve,
+    )
+    return Solution(unpack(found.x, support), curve.residuals, found.iterations, found.stopped)
+
+
+def edge_objective(
+    problem: LeastSquares, prior: Prior, support: Mask, curve: ResidualCurve
+) -> Objective:
+    """Misfit and penalty as a function of the vectors (3, n) of the support."""
 
     def objective(packed: NDArray[np.float32]) -> tuple[float, NDArray[np.float32]]:
         field = unpack(packed, support)
@@ -186,14 +208,7 @@ def refine_edges(
         curve.latest = float(np.sqrt(residual2 / problem.data_norm2))
         return 0.5 * residual2 + penalty, (gradient + bend)[:, support]
 
-    found = quasi_newton(
-        objective,
-        start[:, support],
-        iterations=iterations,
-        stage="vector: edge-preserving",
-        progress=curve,
-    )
-    return Solution(unpack(found.x, support), curve.residuals, found.iterations, found.stopped)
+    return objective
 
 
 def refine_magnitude(
@@ -212,17 +227,32 @@ def refine_magnitude(
     """
     curve = ResidualCurve(progress)
     first = start[:, support]
-    count = first.shape[1]
     floor = np.float32(1e-3) * np.float32(np.sqrt(np.mean(first**2)))
     # A vector that vanishes has no direction to start from, but must have some.
     first[:, np.linalg.norm(first, axis=0) <= floor] = floor
+    found = quasi_newton(
+        magnitude_objective(problem, prior, support, floor, curve),
+        first,
+        iterations=iterations,
+        stage="vector: one magnitude",
+        progress=curve,
+    )
+    unit, _, magnitude = _directions(found.x, floor)
+    field = unpack(np.float32(magnitude) * unit, support)
+    return Solution(field, curve.residuals, found.iterations, found.stopped)
 
-    def shape(u: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
-        length = np.maximum(np.linalg.norm(u, axis=0), floor)
-        return u / length, length, float(np.sqrt(inner(u, u) / count))
+
+def magnitude_objective(
+    problem: LeastSquares,
+    prior: Prior,
+    support: Mask,
+    floor: np.float32,
+    curve: ResidualCurve,
+) -> Objective:
+    """Misfit and penalty of `ρ u / |u|` as a function of `u` (3, n), none shorter than `floor`."""
 
     def objective(u: NDArray[np.float32]) -> tuple[float, NDArray[np.float32]]:
-        unit, length, magnitude = shape(u)
+        unit, length, magnitude = _directions(u, floor)
         field = unpack(np.float32(magnitude) * unit, support)
         gradient, residual2 = problem.residual_gradient(field)
         penalty, bend = prior.value_gradient(field)
@@ -231,12 +261,15 @@ def refine_magnitude(
         along = np.einsum("cn,cn->n", outer, unit)
         # The unit vector turns across itself only; the magnitude grows by u / (count ρ).
         chained = np.float32(magnitude) * (outer - along * unit) / length
-        chained += np.float32(float(along.sum(dtype=np.float64)) / (count * magnitude)) * u
-        return 0.5 * residual2 + penalty, chained
+        grown = float(along.sum(dtype=np.float64)) / (u.shape[1] * magnitude)
+        return 0.5 * residual2 + penalty, chained + np.float32(grown) * u
 
-    found = quasi_newton(
-        objective, first, iterations=iterations, stage="vector: one magnitude", progress=curve
-    )
-    unit, _, magnitude = shape(found.x)
-    field = unpack(np.float32(magnitude) * unit, support)
-    return Solution(field, curve.residuals, found.iterations, found.stopped)
+    return objective
+
+
+def _directions(
+    u: NDArray[np.float32], floor: np.float32
+) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
+    """Unit vectors (3, n), lengths (n,), and the root mean square of the lengths."""
+    length = np.maximum(np.linalg.norm(u, axis=0), floor)
+    return u / length, length, float(np.sqrt(inner(u, u) / u.shape[1]))

@@ -72,7 +72,8 @@ def filtered_back_projection(
     share = angle_shares(angles).astype(np.float32)[:, None]
     low = -(nx // 2)
     cosines, sines, footprint = np.cos(angles), np.sin(angles), linear_footprints(len(angles))
-    back_project_slices(columns, share, cosines, sines, footprint, low, low, volume)
+    filled = np.repeat(np.array([[0, ny]]), nx, axis=0)
+    back_project_slices(columns, share, cosines, sines, footprint, filled, low, low, volume)
     return np.ascontiguousarray(volume[0].transpose(0, 2, 1))
 
 

@@ -9,7 +9,7 @@ the order of `finufft`'s threads: the last bits depend on how many there are.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -157,6 +157,11 @@ class FourierSlices:
         return plan
 
 
+def fourier_available() -> bool:
+    """Whether the library is installed; without one, `forward` and `add_adjoint` say so."""
+    return importlib.util.find_spec("finufft") is not None
+
+
 def _library(xp: Any) -> Any:
     name = "finufft" if xp is np else "cufinufft"
     try:
@@ -206,12 +211,21 @@ def _shadow(
     """Farthest that any voxel's shadow lies from the middle of the images: (y, x) [pixel]."""
     if support is None:
         edges = [(-(n // 2), n - 1 - n // 2) for n in volume_shape]
+        points = np.array([(x, y, z) for z in edges[0] for y in edges[1] for x in edges[2]])
     else:
-        edges = []
-        for axis, n in enumerate(volume_shape):
-            filled = np.flatnonzero(support.any(axis=tuple(k for k in range(3) if k != axis)))
-            low, high = (filled[0], filled[-1]) if len(filled) else (n // 2, n // 2)
-            edges.append((int(low) - n // 2, int(high) - n // 2))
-    corners = np.array([(x, y, z) for z in edges[0] for y in edges[1] for x in edges[2]])
-    shadows = np.abs(rotations[:, :2] @ corners.T).max(axis=(0, 2))
-    return float(shadows[1]), float(shadows[0])
+        points = _ends_of_lines(support)
+    reach = np.zeros(2)
+    for rotation in rotations:
+        reach = np.maximum(reach, np.abs(points @ rotation[:2].T).max(axis=0, initial=0.0))
+    return float(reach[1]), float(reach[0])
+
+
+def _ends_of_lines(support: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Where the support begins and ends on every line along x: (n, 3) x, y, z from the origin."""
+    z, y = np.nonzero(support.any(axis=2))
+    nx = support.shape[2]
+    lines = support[z, y]
+    ends = np.argmax(lines, axis=1), nx - 1 - np.argmax(lines[:, ::-1], axis=1)
+    oz, oy, ox = (n // 2 for n in support.shape)
+    points = [np.stack([x - ox, y - oy, z - oz], axis=1) for x in ends]
+    return np.concatenate(points).astype(np.float64)

@@ -85,10 +85,11 @@ def _huber_weights(
     support: Mask,
     metric: NDArray[np.float64],
     scale: float,
+    per_knee: float,
     weights: Field,
     planes: NDArray[np.float64],
 ) -> None:
-    """Per voxel `1 / sqrt(1 + |grad|^2 / scale^2)`, and the penalty summed plane by plane."""
+    """Per voxel the penalty's slope over that of the quadratic one, and its sum plane by plane."""
     nc, nz, ny, nx = field.shape
     for z in prange(nz):
         total = 0.0
@@ -111,8 +112,12 @@ def _huber_weights(
                 ratio = square / (scale * scale)
                 root = np.sqrt(1.0 + ratio)
                 # ratio / (root + 1) is root - 1 without the cancellation near zero.
-                total += scale * scale * ratio / (root + 1.0)
+                huber = scale * ratio / (root + 1.0)
                 weights[z, y, x] = 1.0 / root
+                if per_knee > 0.0:
+                    weights[z, y, x] /= 1.0 + huber * per_knee
+                    huber = np.log1p(huber * per_knee) / per_knee
+                total += scale * huber
         planes[z] = total
 
 
@@ -217,18 +222,23 @@ class EdgePreservingPrior:
     strength : float >= 0, in units of data² / field.
     scale : float > 0, gradient at which the penalty turns from quadratic to linear [field].
     support, metric : as in `GradientPrior`.
+    knee : penalty per strength from which on it grows as its logarithm only [field]: a jump that
+        is much larger costs hardly more than one that is a little larger, and is not made smaller;
+        0 for a penalty that is convex.
     """
 
     strength: float
     scale: float
     support: Mask
     metric: NDArray[np.float64]
+    knee: float = 0.0
 
     def value_gradient(self, field: Field) -> tuple[float, Field]:
         """Penalty and gradient."""
         weights = np.empty(field.shape[1:], dtype=np.float32)
         planes = np.empty(field.shape[1], dtype=np.float64)
-        _huber_weights(field, self.support, self.metric, self.scale, weights, planes)
+        per_knee = 1.0 / self.knee if self.knee > 0.0 else 0.0
+        _huber_weights(field, self.support, self.metric, self.scale, per_knee, weights, planes)
         out = np.empty_like(field)
         factor = self.strength / self.scale
         _weighted_laplacian(field, self.support, factor * self.metric, weights, out)
@@ -259,3 +269,19 @@ class MagnitudePrior:
         factor = self.strength / self.magnitude**2
         value = 0.25 * factor * inner(excess, excess)
         return value, np.asarray(np.float32(factor) * excess * field, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class SumOfPriors:
+    """Several penalties at once."""
+
+    priors: tuple[Prior, ...]
+
+    def value_gradient(self, field: Field) -> tuple[float, Field]:
+        """Penalty and gradient."""
+        value, gradient = 0.0, np.zeros_like(field)
+        for prior in self.priors:
+            part, slope = prior.value_gradient(field)
+            value += part
+            gradient += slope
+        return value, gradient

@@ -22,6 +22,16 @@ Range = tuple[int, int]
 _NO_TURN_RAD = 1e-9
 """Residual turns below this move no voxel of any volume by a millionth of a voxel."""
 
+_MARGIN = 5
+"""Voxels around a support that are turned with it: a spline falls to a part in a thousand there."""
+
+_REACH = (3, 16)
+"""Voxels beyond its box in which a field shows that was turned by splines once: what their taps
+reach; and twice: what the second ones, of an infinite response, have left of it is 1e-9."""
+
+_STEP = 16
+"""Rows that a processor adds at a time."""
+
 _RANK_TOLERANCE = 1e-10
 """Combinations whose singular value is smaller, relative to the largest, are rounding."""
 
@@ -156,8 +166,10 @@ class Series:
     coefficients : (k, r) float32 what each projection takes of each combination.
     cosines, sines : (k,) float64 of the rotation about the grid's turned y axis.
     footprint : (k, 2) float32 of `kernels.slices.footprints`.
+    filled : (nx', 2) int64, rows of each column x' that can hold anything.
     sharpening : (k,) float32 and float, what `kernels.slices.sharpen` does along columns and rows.
     about_z, about_x : the two turns that bring the axis onto y.
+    box : part (z, y, x) of the field that holds anything; only that is turned.
     image_shape : (ny, nx).
     """
 
@@ -167,22 +179,24 @@ class Series:
     cosines: NDArray[np.float64]
     sines: NDArray[np.float64]
     footprint: NDArray[np.float32]
+    filled: NDArray[np.int64]
     sharpening: tuple[NDArray[np.float32], float]
     about_z: PlaneTurn
     about_x: PlaneTurn
+    box: tuple[slice, slice, slice]
     image_shape: tuple[int, int]
 
     @property
     def _seen(self) -> Range:
         """Range of y' that lies both in the turned volume and on the detector."""
-        low, high = self.about_x.after[1]
-        ny = self.image_shape[0]
-        return max(low, -(ny // 2)), min(high, ny - 1 - ny // 2)
+        return _seen_rows(self.about_x, self.image_shape[0])
 
     def forward(self, field: Any, stack: Any, kernels: Kernels = CPU) -> None:
         """Write the projections of `field` (c, z, y, x) float32 into `stack` (n, ny, nx)."""
         xp = kernels.xp
-        volume = self._turn(self._combine(field, kernels), kernels)
+        volume = self._turn(
+            self._combine(xp.ascontiguousarray(self._boxed(field)), kernels), kernels
+        )
         k, nx, rows = len(self.indices), self.image_shape[1], volume.shape[3]
         images = xp.zeros((k, nx + 2, rows), np.float32)
         kernels.project_slices(volume, *self._slice_arguments(), images)
@@ -201,7 +215,16 @@ class Series:
         volume = xp.empty((self.coefficients.shape[1], *sizes), np.float32)
         kernels.back_project_slices(images, *self._slice_arguments(), volume)
         turned = self._turn_adjoint(volume, kernels)
-        kernels.add_spread(_flat(turned), self.components, _flat(field))
+        part = self._boxed(field)
+        whole = part.shape == field.shape
+        total = field if whole else xp.ascontiguousarray(part)
+        kernels.add_spread(_flat(turned), self.components, _flat(total))
+        if not whole:
+            part[...] = total
+
+    def _boxed(self, field: Any) -> Any:
+        """The part of a field (c, z, y, x) that holds anything."""
+        return field[(slice(None), *self.box)]
 
     @property
     def _rows(self) -> slice:
@@ -216,11 +239,13 @@ class Series:
         NDArray[np.float64],
         NDArray[np.float64],
         NDArray[np.float32],
+        NDArray[np.int64],
         int,
         int,
     ]:
         z_low, x_low = self.about_x.after[0][0], self.about_z.after[1][0]
-        return self.coefficients, self.cosines, self.sines, self.footprint, z_low, x_low
+        tables = self.coefficients, self.cosines, self.sines, self.footprint, self.filled
+        return *tables, z_low, x_low
 
     def _combine(self, field: Any, kernels: Kernels) -> Any:
         """(c, z, y, x) to the r combinations (r, z, y, x)."""
@@ -259,11 +284,13 @@ def plan_series(
     weights: NDArray[np.float64],
     volume_shape: tuple[int, int, int],
     image_shape: tuple[int, int],
+    support: NDArray[np.bool_] | None = None,
     point_spread_px: float = 0.0,
 ) -> Series:
     """Plan the projections of `group`, whose rows of the weights are `weights` (k, c).
 
-    The images are blurred by a point spread of standard deviation `point_spread_px`.
+    Only the box around the support, with what splines need around it, is turned where there is
+    a support. The images are blurred by a point spread of standard deviation `point_spread_px`.
 
     The weights are factored by singular values: `W = (U S) V^T` of rank r, so that only r
     combinations of the components are turned: 1 for a scalar, 2 for circular, 3 for linear
@@ -271,7 +298,11 @@ def plan_series(
     """
     left, singular, right = np.linalg.svd(weights, full_matrices=False)
     rank = max(1, int(np.sum(singular > _RANK_TOLERANCE * singular[0])))
-    z, y, x = ((-(n // 2), n - 1 - n // 2) for n in volume_shape)
+    box = _box_around(support, volume_shape)
+    z, y, x = (
+        (part.start - n // 2, part.stop - 1 - n // 2)
+        for part, n in zip(box, volume_shape, strict=True)
+    )
     gamma, beta = axis_turns(group.base[1])
     about_z = plan_turn(gamma, second=y, first=x)
     ny = image_shape[0]
@@ -279,6 +310,7 @@ def plan_series(
     about_x = plan_turn(beta, second=z, first=about_z.after[0], seen=rows)
     cosines, sines = np.cos(group.angles_rad), np.sin(group.angles_rad)
     reach = max(abs(edge) for edge in (*about_x.after[0], *about_z.after[1]))
+    far = _REACH[0 if about_z.trivial or about_x.trivial else 1]
     own = slices.footprint_sharpening(cosines, sines, float(reach))
     blur = point_spread_px**2 / 2.0
     return Series(
@@ -288,8 +320,74 @@ def plan_series(
         cosines=cosines,
         sines=sines,
         footprint=slices.footprints(cosines, sines),
+        filled=_filled_rows((z, y, x), far, group.base, about_z.after[1], _seen_rows(about_x, ny)),
         sharpening=((own - blur).astype(np.float32), -blur),
         about_z=about_z,
         about_x=about_x,
+        box=box,
         image_shape=image_shape,
     )
+
+
+def _seen_rows(about_x: PlaneTurn, ny: int) -> Range:
+    low, high = about_x.after[1]
+    return max(low, -(ny // 2)), min(high, ny - 1 - ny // 2)
+
+
+def _box_around(
+    support: NDArray[np.bool_] | None, volume_shape: tuple[int, int, int]
+) -> tuple[slice, slice, slice]:
+    """Part (z, y, x) of the volume: the support and `_MARGIN` voxels around it."""
+    parts = []
+    for axis, n in enumerate(volume_shape):
+        low, high = 0, n
+        if support is not None and support.any():
+            others = tuple(k for k in range(3) if k != axis)
+            filled = np.flatnonzero(support.any(axis=others))
+            low, high = max(0, filled[0] - _MARGIN), min(n, filled[-1] + 1 + _MARGIN)
+        parts.append(slice(int(low), int(high)))
+    return parts[0], parts[1], parts[2]
+
+
+def _filled_rows(
+    box: tuple[Range, Range, Range],
+    reach: int,
+    base: NDArray[np.float64],
+    columns: Range,
+    rows: Range,
+) -> NDArray[np.int64]:
+    """Rows of each turned column x' in which the turned box can show.
+
+    Parameters
+    ----------
+    box : ranges (z, y, x) of the field.
+    reach : voxels beyond it that count too.
+    base : (3, 3) rotation of the turn.
+    columns, rows : ranges x' and y' of the turned volume.
+
+    Returns
+    -------
+    (nx', 2) int64, the first row and the one behind the last, counted from the first of `rows`, in
+    steps of `_STEP`.
+    """
+    n_rows = max(0, _size(rows))
+    edges = [(low - reach, high + reach) for low, high in box]
+    corners = np.array([(x, y, z) for z in edges[0] for y in edges[1] for x in edges[2]])
+    across, along = (corners @ base.T)[:, :2].T
+    pairs = np.array([(i, i ^ bit) for i in range(8) for bit in (1, 2, 4) if i < i ^ bit])
+    middle = np.arange(columns[0], columns[1] + 1)
+    lowest, highest = np.full(len(middle), np.inf), np.full(len(middle), -np.inf)
+    # The shadow of a box is bounded by shadows of its twelve edges.
+    for i, j in pairs:
+        (left, first), (right, last) = sorted([(across[i], along[i]), (across[j], along[j])])
+        near = (middle >= left - 1.0) & (middle <= right + 1.0)
+        part = np.clip((middle - left) / max(right - left, 1e-9), 0.0, 1.0)
+        ends = (first, last) if right - left < 2.0 else (first + part * (last - first),) * 2
+        lowest = np.where(near, np.minimum(lowest, np.minimum(*ends)), lowest)
+        highest = np.where(near, np.maximum(highest, np.maximum(*ends)), highest)
+    low = np.floor((np.where(np.isfinite(lowest), lowest, 0.0) - rows[0]) / _STEP) * _STEP
+    high = np.ceil((np.where(np.isfinite(highest), highest + 1.0, 0.0) - rows[0]) / _STEP) * _STEP
+    empty = ~np.isfinite(lowest)
+    low, high = np.clip(low, 0, n_rows), np.clip(high, 0, n_rows)
+    low, high = np.where(empty, 0, low), np.where(empty, 0, np.maximum(low, high))
+    return np.stack([low, high], axis=1).astype(np.int64)

@@ -8,6 +8,7 @@ prediction, beside that, is the level of noise that a finer prior should reckon 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.progress import Progress, ProgressCallback, silent
-from pipeline.tomography.priors import Field, GradientPrior, Mask, inner
+from pipeline.tomography.priors import Field, GradientPrior, Mask, QuadraticPrior, inner
 from pipeline.tomography.projector import Projector
 from pipeline.tomography.solvers import (
     LeastSquares,
@@ -39,6 +40,10 @@ TOLERANCE = 3e-3
 
 MOST_STEPS = 9
 """Steps to either side before the search gives up on a minimum inside its range."""
+
+
+PriorOfStrength = Callable[[float, Mask, NDArray[np.float64]], QuadraticPrior]
+"""Prior of a strength [data² / field²], on a support, with a metric of the components."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,7 @@ def held_out_strength(
     support: Mask,
     metric: NDArray[np.float64],
     pixel_weights: PixelWeights | None = None,
+    prior: PriorOfStrength = GradientPrior,
     iterations: int = 25,
     seed: int = 0,
     stage: str = "prior strength",
@@ -105,6 +111,7 @@ def held_out_strength(
     metric : (c,) float64, see `component_metric`.
     pixel_weights : (n_proj, ny, nx), as in `LocalLeastSquares`: pixels without weight are neither
         fitted nor predicted.
+    prior : makes the prior of a strength.
     iterations : most conjugate-gradient iterations per strength, each from the best field so far.
     seed : of the probe of the diagonal.
     stage, progress : where and under which name to report.
@@ -146,7 +153,7 @@ def held_out_strength(
         found = conjugate_gradient(
             rest,
             support=support,
-            priors=[GradientPrior(strength * diagonal, support, metric)],
+            priors=[prior(strength * diagonal, support, metric)],
             metric=metric,
             x0=start,
             iterations=iterations,

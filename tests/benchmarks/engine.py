@@ -11,6 +11,7 @@ Speed needs a machine that does nothing else.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import time
@@ -24,8 +25,8 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from pipeline.tomography.contrast import linear_difference_weights, linear_weights, scalar_weights
-from pipeline.tomography.geometry import series_rotations
-from pipeline.tomography.projector import Projector
+from pipeline.tomography.geometry import euler_rotations, series_rotations
+from pipeline.tomography.projector import Projector, Scheme, fastest_scheme
 from pipeline.tomography.solvers import LocalLeastSquares
 
 Run = Callable[[], object]
@@ -282,6 +283,51 @@ def dichroism(size: Size) -> list[Row]:
     ]  # fmt: skip
 
 
+def choice(size: Size) -> list[Row]:
+    """Error times time of every path, with few axes and with one for every projection."""
+    n, count = max(size.n // 2, 24), 48
+    rng = np.random.default_rng(11)
+    angles = [rng.uniform(-180, 180, count), rng.uniform(-70, 70, count), rng.normal(0, 2, count)]
+    own = euler_rotations(np.stack(angles, axis=1))
+    rows = []
+    for axes in (1, 12, count):
+        spread = np.linspace(0.0, 180.0, count // axes, endpoint=False)
+        mountings = [series_rotations(spread + i, 30.0, 37.0 * i) for i in range(axes)]
+        rotations = own if axes == count else np.concatenate(mountings)
+        field, exact = blobs(n, rotations)
+        for name, weights in (
+            ("scalar", scalar_weights(count)),
+            ("linear", linear_difference_weights(rotations)),
+        ):
+            rows.append(_costs(f"{axes} axes, {name}", field, exact, rotations, weights))
+    return rows
+
+
+def _costs(
+    name: str,
+    field: NDArray[Any],
+    exact: NDArray[Any],
+    rotations: NDArray[np.float64],
+    weights: NDArray[np.float64],
+) -> Row:
+    """Of the default path, as a ratio to the cheapest; the error is that of a scalar field."""
+    schemes: tuple[Scheme, ...] = ("series", "fourier", "general", "four-subvoxel")
+    shape = exact.shape[1:]
+    costs: dict[str, float] = {}
+    details = []
+    for scheme in schemes:
+        projector = Projector(field.shape, shape, rotations, weights, scheme)
+        scalar = Projector(field.shape, shape, rotations, scalar_weights(len(rotations)), scheme)
+        x = np.ascontiguousarray(np.broadcast_to(field, projector.field_shape))
+        spent = medians({scheme: functools.partial(projector.normal, x)}, 3)[scheme]
+        off = error(scalar.forward(field[None]), exact)
+        costs[scheme] = spent * off
+        details.append(f"{scheme} {spent:.3f} s {off:.0e}")
+    value = costs[fastest_scheme(rotations)] / min(costs.values())
+    return Row(f"default path, {name}: ratio to the cheapest", value, 3.0, 1.0, "",
+               ", ".join(details))  # fmt: skip
+
+
 def against_magtomo(size: Size) -> list[Row]:
     """One gradient of linear dichroism, tensor and its projections, against magtomo's."""
     from magtomo.Experiment import Experiment
@@ -346,6 +392,7 @@ ROWS: dict[str, Callable[[Size], list[Row]]] = {
     "single": single_axis,
     "tilted": tilted_axis,
     "dichroism": dichroism,
+    "choice": choice,
     "magtomo": against_magtomo,
 }
 

@@ -135,6 +135,7 @@ def project_slices(
     cosines: NDArray[np.float64],
     sines: NDArray[np.float64],
     footprint: NDArray[np.float32],
+    filled: NDArray[np.int64],
     z_low: int,
     x_low: int,
     images: NDArray[np.float32],
@@ -147,6 +148,8 @@ def project_slices(
     coefficients : (k, r) float32, what each projection takes of each of the r fields.
     cosines, sines : (k,) float64 of the rotation about y.
     footprint : (k, 2) float32 of `footprints` or `linear_footprints`.
+    filled : (nx, 2) int64, first row of each column x that can hold anything, and the row behind
+        the last one: the corners around a turned box are left out.
     z_low, x_low : int coordinates of the first slice and column.
     images : (k, nu + 2, ny) float32, changed in place; column u of the detector, which lies at
         `u - nu // 2`, is column u + 1 here; `sharpen` leaves the two spare columns out.
@@ -169,32 +172,33 @@ def project_slices(
                 )  # fmt: skip
             part = images[first:last]
             if n_fields == 1:
-                _share_line(volume[0, z], left, shares, part)
+                _share_line(volume[0, z], filled, left, shares, part)
             elif n_fields == 3:
                 # What linear dichroism needs.
                 _share_lines_of_three(
-                    volume[0, z], volume[1, z], volume[2, z], coefficients[first:last], left,
-                    shares, part,
+                    volume[0, z], volume[1, z], volume[2, z], filled,
+                    coefficients[first:last], left, shares, part,
                 )  # fmt: skip
             else:
-                _share_lines(volume[:, z], coefficients[first:last], left, shares, part)
+                _share_lines(volume[:, z], filled, coefficients[first:last], left, shares, part)
 
 
 @njit(cache=True, fastmath={"contract"}, error_model="numpy")
 def _share_line(
     row: NDArray[np.float32],
+    filled: NDArray[np.int64],
     left: NDArray[np.int64],
     shares: NDArray[np.float32],
     images: NDArray[np.float32],
 ) -> None:
     """Add a row of voxels (nx, ny) to a block of images, of which `shares` is a factor."""
-    nx, ny = row.shape
-    for x in range(nx):
+    for x in range(len(row)):
+        low, high = np.uint64(filled[x, 0]), np.uint64(filled[x, 1])
         for m in range(len(images)):
             u = np.uint64(left[m, x])
             v = u + np.uint64(1)
             a, b = shares[m, 0, x], shares[m, 1, x]
-            for y in range(ny):
+            for y in range(low, high):
                 value = row[x, y]
                 images[m, u, y] += a * value
                 images[m, v, y] += b * value
@@ -205,20 +209,21 @@ def _share_lines_of_three(
     row0: NDArray[np.float32],
     row1: NDArray[np.float32],
     row2: NDArray[np.float32],
+    filled: NDArray[np.int64],
     coefficients: NDArray[np.float32],
     left: NDArray[np.int64],
     shares: NDArray[np.float32],
     images: NDArray[np.float32],
 ) -> None:
     """The same for the rows of three fields at once, each times its coefficient."""
-    nx, ny = row0.shape
-    for x in range(nx):
+    for x in range(len(row0)):
+        low, high = np.uint64(filled[x, 0]), np.uint64(filled[x, 1])
         for m in range(len(images)):
             u = np.uint64(left[m, x])
             v = u + np.uint64(1)
             a, b = shares[m, 0, x], shares[m, 1, x]
             c0, c1, c2 = coefficients[m, 0], coefficients[m, 1], coefficients[m, 2]
-            for y in range(ny):
+            for y in range(low, high):
                 value = c0 * row0[x, y] + c1 * row1[x, y] + c2 * row2[x, y]
                 images[m, u, y] += a * value
                 images[m, v, y] += b * value
@@ -227,6 +232,7 @@ def _share_lines_of_three(
 @njit(cache=True, fastmath={"contract"}, error_model="numpy")
 def _share_lines(
     rows: NDArray[np.float32],
+    filled: NDArray[np.int64],
     coefficients: NDArray[np.float32],
     left: NDArray[np.int64],
     shares: NDArray[np.float32],
@@ -236,6 +242,7 @@ def _share_lines(
     n_fields, nx, ny = rows.shape
     mixed = np.empty(ny, np.float32)
     for x in range(nx):
+        low, high = np.uint64(filled[x, 0]), np.uint64(filled[x, 1])
         for m in range(len(images)):
             u = np.uint64(left[m, x])
             v = u + np.uint64(1)
@@ -243,9 +250,9 @@ def _share_lines(
             mixed[:] = np.float32(0.0)
             for r in range(n_fields):
                 c = coefficients[m, r]
-                for y in range(ny):
+                for y in range(low, high):
                     mixed[y] += c * rows[r, x, y]
-            for y in range(ny):
+            for y in range(low, high):
                 images[m, u, y] += a * mixed[y]
                 images[m, v, y] += b * mixed[y]
 
@@ -257,13 +264,15 @@ def back_project_slices(
     cosines: NDArray[np.float64],
     sines: NDArray[np.float64],
     footprint: NDArray[np.float32],
+    filled: NDArray[np.int64],
     z_low: int,
     x_low: int,
     volume: NDArray[np.float32],
 ) -> None:
     """Adjoint of `project_slices`: overwrite `volume`.
 
-    Arguments as there; `images` as `sharpen_adjoint` leaves them.
+    Arguments as there; `images` as `sharpen_adjoint` leaves them. Rows that are not `filled` are
+    zero.
     """
     n_fields, nz, nx, _ = volume.shape
     n_images, n_columns, _ = images.shape
@@ -292,12 +301,12 @@ def back_project_slices(
                     )  # fmt: skip
                 if n_fields == 3:
                     _add_lines_of_three(
-                        images, four, left, shares, factors,
+                        images, four, left, shares, factors, filled,
                         volume[0, z], volume[1, z], volume[2, z],
                     )  # fmt: skip
                 else:
                     for r in range(n_fields):
-                        _add_lines(images, four, left, shares, factors[r], volume[r, z])
+                        _add_lines(images, four, left, shares, factors[r], filled, volume[r, z])
 
 
 @njit(cache=True, fastmath={"contract"}, error_model="numpy")
@@ -307,13 +316,14 @@ def _add_lines(
     left: NDArray[np.int64],
     shares: NDArray[np.float32],
     factors: NDArray[np.float32],
+    filled: NDArray[np.int64],
     row: NDArray[np.float32],
 ) -> None:
     """Add what a row of voxels (nx, ny) receives from four images, (4,) by number."""
-    nx, ny = row.shape
     m0, m1, m2, m3 = four[0], four[1], four[2], four[3]
     one = np.uint64(1)
-    for x in range(nx):
+    for x in range(len(row)):
+        low, high = np.uint64(filled[x, 0]), np.uint64(filled[x, 1])
         u0, u1 = np.uint64(left[0, x]), np.uint64(left[1, x])
         u2, u3 = np.uint64(left[2, x]), np.uint64(left[3, x])
         v0, v1, v2, v3 = u0 + one, u1 + one, u2 + one, u3 + one
@@ -321,7 +331,7 @@ def _add_lines(
         a1, b1 = factors[1] * shares[1, 0, x], factors[1] * shares[1, 1, x]
         a2, b2 = factors[2] * shares[2, 0, x], factors[2] * shares[2, 1, x]
         a3, b3 = factors[3] * shares[3, 0, x], factors[3] * shares[3, 1, x]
-        for y in range(ny):
+        for y in range(low, high):
             row[x, y] += (
                 a0 * images[m0, u0, y]
                 + b0 * images[m0, v0, y]
@@ -342,24 +352,25 @@ def _add_lines_of_three(
     left: NDArray[np.int64],
     shares: NDArray[np.float32],
     factors: NDArray[np.float32],
+    filled: NDArray[np.int64],
     row0: NDArray[np.float32],
     row1: NDArray[np.float32],
     row2: NDArray[np.float32],
 ) -> None:
     """The same for the rows of three fields at once, with factors (3, 4)."""
-    nx, ny = row0.shape
     m0, m1, m2, m3 = four[0], four[1], four[2], four[3]
     one = np.uint64(1)
     f00, f01, f02, f03 = factors[0, 0], factors[0, 1], factors[0, 2], factors[0, 3]
     f10, f11, f12, f13 = factors[1, 0], factors[1, 1], factors[1, 2], factors[1, 3]
     f20, f21, f22, f23 = factors[2, 0], factors[2, 1], factors[2, 2], factors[2, 3]
-    for x in range(nx):
+    for x in range(len(row0)):
+        low, high = np.uint64(filled[x, 0]), np.uint64(filled[x, 1])
         u0, u1 = np.uint64(left[0, x]), np.uint64(left[1, x])
         u2, u3 = np.uint64(left[2, x]), np.uint64(left[3, x])
         v0, v1, v2, v3 = u0 + one, u1 + one, u2 + one, u3 + one
         a0, b0, a1, b1 = shares[0, 0, x], shares[0, 1, x], shares[1, 0, x], shares[1, 1, x]
         a2, b2, a3, b3 = shares[2, 0, x], shares[2, 1, x], shares[3, 0, x], shares[3, 1, x]
-        for y in range(ny):
+        for y in range(low, high):
             l0 = a0 * images[m0, u0, y] + b0 * images[m0, v0, y]
             l1 = a1 * images[m1, u1, y] + b1 * images[m1, v1, y]
             l2 = a2 * images[m2, u2, y] + b2 * images[m2, v2, y]

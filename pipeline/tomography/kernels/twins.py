@@ -110,9 +110,10 @@ class DeviceKernels:
 
     def project_slices(
         self, volume: Any, coefficients: Any, cosines: Any, sines: Any, footprint: Any,
-        z_low: int, x_low: int, images: Any,
+        filled: Any, z_low: int, x_low: int, images: Any,
     ) -> None:  # fmt: skip
-        """Twin of `slices.project_slices`."""
+        """Twin of `slices.project_slices`; rows that are not `filled` are read as well."""
+        del filled
         r, nz, nx, ny = volume.shape
         sizes = z_low, x_low, r, r, nz, nx, ny, *images.shape[:2]
         angles = self._angles(coefficients, cosines, sines, footprint)
@@ -122,9 +123,10 @@ class DeviceKernels:
 
     def back_project_slices(
         self, images: Any, coefficients: Any, cosines: Any, sines: Any, footprint: Any,
-        z_low: int, x_low: int, volume: Any,
+        filled: Any, z_low: int, x_low: int, volume: Any,
     ) -> None:  # fmt: skip
-        """Twin of `slices.back_project_slices`."""
+        """Twin of `slices.back_project_slices`; rows that are not `filled` are written as well."""
+        del filled
         r, nz, nx, ny = volume.shape
         for first in range(0, r, FIELDS):
             part = volume[first : first + FIELDS]

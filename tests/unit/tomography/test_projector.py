@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 
 from pipeline.errors import GeometryError
+from pipeline.tomography import projector
+from pipeline.tomography.contrast import scalar_weights
 from pipeline.tomography.geometry import rotation_z, series_rotations
+from pipeline.tomography.kernels.twins import CPU
 from pipeline.tomography.projector import Projector, Scheme, fastest_scheme
+from pipeline.tomography.series import Series
 
 SCHEMES = ("series", "general", "four-subvoxel")
 
@@ -124,4 +128,102 @@ def test_scheme_follows_the_number_of_axes() -> None:
     refined = np.array([rotation @ rotation_z(1e-4 * i) for i, rotation in enumerate(series)])
     assert fastest_scheme(series) == "series"
     assert fastest_scheme(series[:1]) == "series"
-    assert fastest_scheme(refined) == "general"
+    assert fastest_scheme(refined) == "fourier"
+
+
+def test_choice_where_finufft_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projector, "fourier_available", lambda: False)
+    refined = np.stack([rotation_z(a) for a in np.linspace(0.0, 0.5, 9)])
+    assert fastest_scheme(refined) == "series"
+
+
+@pytest.mark.parametrize("scheme", ["series", "general", "four-subvoxel", "fourier"])
+def test_pixels_that_are_not_valid_contribute_nothing(scheme: Scheme) -> None:
+    rotations = series_rotations([-40.0, 0.0, 35.0, 80.0], 30.0)
+    rng = np.random.default_rng(5)
+    valid = rng.random((4, 11, 12)) < 0.6
+    weights = scalar_weights(4)
+    whole = Projector((10, 10, 10), (11, 12), rotations, weights, scheme)
+    masked = Projector((10, 10, 10), (11, 12), rotations, weights, scheme, valid=valid)
+    x = rng.standard_normal(whole.field_shape).astype(np.float32)
+    y = rng.standard_normal(whole.stack_shape).astype(np.float32)
+    projected = masked.forward(x)
+    assert not projected[~valid].any()
+    np.testing.assert_array_equal(projected[valid], whole.forward(x)[valid])
+    broken = np.where(valid, y, np.float32(np.nan))
+    expected = whole.adjoint(np.where(valid, y, np.float32(0.0)))
+    # finufft adds up in an order of its own.
+    scale = 1e-6 * np.abs(expected).max() if scheme == "fourier" else 0.0
+    np.testing.assert_allclose(masked.adjoint(broken), expected, atol=scale, rtol=0.0)
+    left = np.vdot(projected.astype(np.float64), y)
+    right = np.vdot(x.astype(np.float64), masked.adjoint(broken))
+    assert abs(left - right) <= 5e-7 * np.linalg.norm(projected) * np.linalg.norm(y)
+    part = masked.subset([2, 0]).forward(x)
+    np.testing.assert_allclose(part, projected[[2, 0]], atol=1e-5 * np.abs(projected).max())
+
+
+def test_normal_is_there_and_back() -> None:
+    rotations = series_rotations([-40.0, 0.0, 35.0], 30.0)
+    rng = np.random.default_rng(6)
+    projector = Projector(
+        (6, 7, 8), (7, 9), rotations, scalar_weights(3), valid=rng.random((3, 7, 9)) < 0.8
+    )
+    x = rng.standard_normal(projector.field_shape).astype(np.float32)
+    weights = rng.random(projector.stack_shape).astype(np.float32)
+    np.testing.assert_array_equal(projector.normal(x), projector.adjoint(projector.forward(x)))
+    weighted = projector.adjoint(weights * projector.forward(x))
+    np.testing.assert_array_equal(projector.normal(x, weights), weighted)
+
+
+def test_a_mask_of_another_shape_is_named() -> None:
+    with pytest.raises(
+        GeometryError,
+        match=r"expected a bool mask of valid pixels \(1, 4, 4\), found float64 \(1, 4, 5\)",
+    ):
+        Projector((4, 4, 4), (4, 4), np.eye(3)[None], [[1.0]], valid=np.ones((1, 4, 5)))
+
+
+@pytest.mark.parametrize(("tilt", "pre"), [(0.0, 0.0), (30.0, 0.0), (-41.0, 90.0), (29.0, 33.0)])
+@pytest.mark.parametrize("supported", [False, True])
+def test_rows_that_are_left_out_hold_nothing(tilt: float, pre: float, supported: bool) -> None:
+    volume = (35, 50, 90)
+    rotations = series_rotations([0.0, 20.0], tilt, pre)
+    support = np.zeros(volume, np.bool_)
+    support[12:20, 5:45, 30:60] = True
+    projector = Projector(
+        volume, (120, 60), rotations, scalar_weights(2), support=support if supported else None
+    )
+    (series,) = projector._series
+    assert isinstance(series, Series)
+    field = np.random.default_rng(7).standard_normal(projector.field_shape).astype(np.float32)
+    turned = series._turn(np.ascontiguousarray(series._boxed(field)), CPU)
+    rows, (low, high) = np.arange(turned.shape[3]), series.filled.T[:, :, None]
+    left_out = (rows < low) | (rows >= high)
+    assert np.abs(turned[:, :, left_out]).max(initial=0.0) < 1e-6
+    if tilt == 30.0:
+        # A turned box fills two thirds of the box around it.
+        assert left_out.mean() > 0.15
+
+
+def test_only_the_box_around_the_support_is_turned() -> None:
+    volume = (40, 40, 40)
+    support = np.zeros(volume, np.bool_)
+    support[15:25, 14:26, 16:24] = True
+    rotations = series_rotations([0.0, 50.0, 100.0], 30.0, 33.0)
+    weights = scalar_weights(3)
+    boxed = Projector(volume, (44, 40), rotations, weights, support=support)
+    whole = Projector(volume, (44, 40), rotations, weights)
+    x = np.random.default_rng(8).standard_normal(whole.field_shape).astype(np.float32) * support
+    (series,) = boxed._series
+    assert isinstance(series, Series)
+    assert [part.stop - part.start for part in series.box] == [20, 22, 18]
+    expected = whole.forward(x)
+    # What a spline still is five voxels outside.
+    assert np.linalg.norm(boxed.forward(x) - expected) < 1e-3 * np.linalg.norm(expected)
+    y = np.random.default_rng(9).standard_normal(whole.stack_shape).astype(np.float32)
+    back = boxed.adjoint(y)
+    left = np.vdot(boxed.forward(x).astype(np.float64), y)
+    assert abs(left - np.vdot(x.astype(np.float64), back)) < 5e-7 * np.linalg.norm(
+        expected
+    ) * np.linalg.norm(y)
+    assert not back[:, ~support].any()

@@ -1,0 +1,201 @@
+"""What disturbances cost: workers that are killed, and a batch on a real Slurm with a lost job.
+
+    python tests/benchmarks/survival.py [--size tiny|demo] [--rows kill,slurm] [--json]
+
+`kill`: conjugate gradients on four local workers, one of them killed every `period` seconds; the
+same bits, and the time against the same reconstruction left alone, measured just before. `slurm`:
+eight beamtimes as one batch on two nodes that the script starts itself, one job cancelled midway;
+each result is compared bit by bit with that of a run without workers. Needs Slurm's programs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+TESTS = Path(__file__).resolve().parents[1]
+ROOT = TESTS.parent
+
+KILL = {
+    "tiny": {"n": 14, "angles": 10, "iterations": 60, "workers": 2, "period": 4.0},
+    "demo": {"n": 64, "angles": 90, "iterations": 120, "workers": 4, "period": 30.0},
+}
+BATCH = {"tiny": 2, "demo": 8}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; a value at or below `floor` is good enough."""
+
+    measure: str
+    value: float
+    floor: float
+    goal: float
+    unit: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.measure:52s} {self.value:8.3f} {self.unit:6s} floor {self.floor:<5g} "
+            f"goal {self.goal:<5g} {self.detail}"
+        )
+
+
+def load(path: Path) -> ModuleType:
+    """A module of the tests by its file."""
+    spec = importlib.util.spec_from_file_location(f"survival_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def kill_rows(size: str, scratch: Path) -> list[Row]:
+    """Workers that are killed one after another."""
+    from flows.clusters import Compute, open_compute
+    from pipeline.tomography.solvers import conjugate_gradient
+    from schemas.cluster import Cluster
+
+    case = KILL[size]
+    n = int(case["n"])
+    shape = (n, n, n)
+    stack = load(TESTS / "faults" / "driver.py").example(shape, int(case["angles"]))
+    settings = Cluster(kind="local", workers=int(case["workers"]))
+    stop, kills = threading.Event(), [0]
+
+    def kill(compute: Compute) -> None:
+        while not stop.wait(case["period"]):
+            pids = [nanny.pid for nanny in compute._cluster.workers.values() if nanny.pid]
+            if pids:
+                os.kill(pids[kills[0] % len(pids)], signal.SIGKILL)
+                kills[0] += 1
+
+    def solve(disturbed: bool) -> tuple[str, float]:
+        with open_compute(settings, scratch) as compute, compute.problem() as make:
+            problem = make(stack, shape)
+            problem.residual_gradient(np.zeros(problem.field_shape, np.float32))  # loads shards
+            killer = threading.Thread(target=kill, args=(compute,), daemon=True)
+            stop.clear()
+            if disturbed:
+                killer.start()
+            started = time.monotonic()
+            found = conjugate_gradient(problem, iterations=int(case["iterations"]), tolerance=1e-12)
+            seconds = time.monotonic() - started
+            stop.set()
+            if disturbed:
+                killer.join()
+        return hashlib.sha256(found.field.tobytes()).hexdigest(), seconds
+
+    alone, seconds = solve(False)
+    disturbed, longer = solve(True)
+    detail = f"{seconds:.1f} s alone, {longer:.1f} s with {kills[0]} kills"
+    name = f"{case['workers']:.0f} workers, one killed every {case['period']:g} s"
+    return [
+        Row(f"{name}: results that differ", float(alone != disturbed), 0, 0, "", ""),
+        Row(f"{name}: time", longer / seconds, 2.0, 1.3, "x", detail),
+    ]
+
+
+def slurm_rows(size: str, scratch: Path) -> list[Row]:
+    """A batch on Slurm, one of whose jobs is cancelled."""
+    cluster = load(TESTS / "slurm_cluster.py")
+    if cluster.missing():
+        print(f"slurm: not installed: {', '.join(cluster.missing())}", file=sys.stderr)
+        return []
+    small = load(TESTS / "faults" / "conftest.py")
+    count = BATCH[size]
+    recipe = scratch / "recipe.yaml"
+    recipe.write_text(small.RECIPE)
+    entries = []
+    for number in range(count):
+        path = small.write_beamtime(scratch / f"beamtime-{number}", number)
+        entries.append({"name": f"night-{number}", "beamtime": str(path)})
+    listed = scratch / "batch.yaml"
+    listed.write_text(json.dumps({"recipe": str(recipe), "entries": entries, "concurrent": 2}))
+    site = scratch / "site.yaml"
+    settings = {"interface": "lo", "cores_per_job": 1, "memory_gib_per_job": 1, "jobs_max": 2}
+    site.write_text(json.dumps({"kind": "slurm", "slurm": settings}))
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="slurm") as folder, cluster.slurm(Path(folder)):
+        batch = _command("batch", listed, "--cluster", site, "--out", scratch / "slurm", "--json")
+        cancelled = _cancel_one(cluster, batch, scratch / "slurm")
+        answer, said = batch.communicate(timeout=3000)
+    seconds = time.monotonic() - started
+    outcomes = json.loads(answer)
+    here = _command("batch", listed, "--cluster", "none", "--out", scratch / "here", "--json")
+    here.communicate(timeout=3000)
+    same = load(TESTS / "conftest.py").assert_same_bits
+    right = 0
+    for entry in entries:
+        files = [scratch / place / entry["name"] / "result.nxs" for place in ("slurm", "here")]
+        try:
+            same(*files)
+            right += 1
+        except (AssertionError, OSError) as error:
+            print(f"{entry['name']}: {error}\n{said[-2000:]}", file=sys.stderr)
+    done = sum(outcome["state"] == "done" for outcome in outcomes)
+    detail = f"{done} done, job {cancelled} cancelled, {seconds:.0f} s"
+    return [Row(f"batch of {count} on Slurm: results not right", count - right, 0, 0, "", detail)]
+
+
+def _command(*words: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", *map(str, words)],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def _cancel_one(cluster: ModuleType, batch: subprocess.Popen[str], out: Path) -> str:
+    """Cancel a running job as soon as some run is in the middle of its reconstruction."""
+    while batch.poll() is None:
+        running = cluster.jobs("RUNNING")
+        if running and list(out.glob("*/work/.tmp-orientation*")):
+            cluster.cancel(running[0])
+            return str(running[0])
+        time.sleep(0.05)
+    return "none"
+
+
+ROWS: dict[str, Callable[[str, Path], list[Row]]] = {"kill": kill_rows, "slurm": slurm_rows}
+
+
+def main(arguments: list[str] | None = None) -> list[Row]:
+    """Measure, and print one line a row."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", choices=sorted(KILL), default="demo")
+    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    rows: list[Row] = []
+    for name in options.rows.split(","):
+        with tempfile.TemporaryDirectory(prefix="survival") as folder:
+            rows += ROWS[name](options.size, Path(folder))
+    if options.json:
+        print(json.dumps([asdict(row) for row in rows]))
+    else:
+        print("\n".join(str(row) for row in rows))
+    return rows
+
+
+if __name__ == "__main__":
+    main()
