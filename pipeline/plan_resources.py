@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -62,6 +63,11 @@ def predict(beamtime: Beamtime, recipe: Recipe, infos: dict[str, SeriesInfo]) ->
         seconds=updates / (VOXEL_UPDATES_PER_SECOND * min(cores, 4)),
         available_bytes=available_memory(),
     )
+
+
+def volume_bytes(shape: tuple[int, int, int], components: int = 1) -> int:
+    """Memory of a solver on a field (c, z, y, x) float32: ten fields at once [byte]."""
+    return 10 * 4 * components * math.prod(shape)
 
 
 def available_memory() -> int:
