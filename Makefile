@@ -4,6 +4,7 @@
 #   make test    formatting, lint, types, and the whole test suite in PROCESSES=2 processes
 #   make bench   the figures of preprocessing, projectors, alignment and analysis;
 #                BENCH=tiny|demo|paper
+#   make audit   look the pinned packages up among those with known vulnerabilities
 #   make lock    write constraints.txt anew from the newest versions that pyproject.toml allows
 #   make clean   remove the demo and the environment
 
@@ -15,7 +16,7 @@ SEED ?= 1
 BENCH ?= demo
 PROCESSES ?= 2
 
-.PHONY: demo test lint bench lock clean
+.PHONY: demo test lint bench audit lock clean
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -55,6 +56,14 @@ bench: $(VENV)/.dev
 	@$(BIN)/python tests/benchmarks/chemistry.py --size $(BENCH)
 	@$(BIN)/python tests/benchmarks/whole_analysis.py --size $(BENCH)
 	@PYTHONPATH=. $(BIN)/python tests/benchmarks/operations.py --size $(if $(filter tiny,$(BENCH)),tiny,demo)
+	@$(BIN)/python tests/benchmarks/survival.py --size $(if $(filter tiny,$(BENCH)),tiny,demo)
+
+audit:
+	@rm -rf build/audit
+	@$(PYTHON) -m venv build/audit
+	@build/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	@build/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
+	@rm -rf build/audit
 
 lock:
 	@rm -rf build/lock
