@@ -2,7 +2,7 @@
 #
 #   make demo    simulate a beamtime, process it, score it against the known truth
 #   make test    formatting, lint, types, and the whole test suite in PROCESSES=2 processes
-#   make bench   the figures of preprocessing, projectors, alignment and analysis;
+#   make bench   the figures of preprocessing, projectors, reconstruction, alignment, analysis;
 #                BENCH=tiny|demo|paper
 #   make audit   look the pinned packages up among those with known vulnerabilities
 #   make lock    write constraints.txt anew from the newest versions that pyproject.toml allows
@@ -50,6 +50,7 @@ test: lint
 bench: $(VENV)/.dev
 	@$(BIN)/python tests/benchmarks/preprocessing.py --size $(if $(filter paper,$(BENCH)),paper,tiny)
 	@$(BIN)/python tests/benchmarks/engine.py --size $(BENCH)
+	@$(BIN)/python tests/benchmarks/reconstruction.py --size $(BENCH)
 	@$(BIN)/python tests/benchmarks/alignment.py --size $(BENCH)
 	@$(BIN)/python tests/benchmarks/analysis.py --size $(BENCH)
 	@$(BIN)/python tests/benchmarks/defects.py --size $(BENCH)
