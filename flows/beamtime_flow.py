@@ -18,9 +18,10 @@ from flows.approval import approved  # noqa: E402
 from flows.artifacts import publish_summary, tag_run  # noqa: E402
 from flows.confine import confined  # noqa: E402
 from flows.dashboard import Dashboard, report_link  # noqa: E402
+from flows.limits import refuse_full_disk, refuse_too_large  # noqa: E402
 from flows.products import Parts  # noqa: E402
 from flows.registry import begun, made  # noqa: E402
-from flows.run import Assembled, Run, RunSummary, folder, lay_out, open_run, output  # noqa: E402
+from flows.run import Assembled, Layout, Run, RunSummary, folder, lay_out, open_run, output  # noqa: E402
 from flows.stages import PairKind, common_shape  # noqa: E402
 from flows.steps import StepResult  # noqa: E402
 from flows.tasks import by_name, collect  # noqa: E402
@@ -29,6 +30,7 @@ from pipeline.errors import InputError  # noqa: E402
 from pipeline.io.beamtime import load_recipe, read_beamtime  # noqa: E402
 from pipeline.io.products import UNKNOWN_PIXEL_SIZE_M  # noqa: E402
 from pipeline.plan import check_determined  # noqa: E402
+from pipeline.plan_resources import predict, volume_bytes  # noqa: E402
 from schemas.cluster import Cluster  # noqa: E402
 from schemas.recipe import Recipe  # noqa: E402
 
@@ -81,6 +83,7 @@ def process_beamtime(
             confined(file, "series: files")
     check_chemistry(layout.beamtime, layout.folder, settings.chemistry)
     check_determined(layout.beamtime, layout.folder, settings, layout.infos)
+    refuse_what_cannot_fit(layout, settings, out)
     sample = layout.beamtime.sample.name
     tag_run(sample, layout.folder)
     begun(runtime.flow_run.id, out)
@@ -119,6 +122,15 @@ def prepare_all(run: Run) -> dict[str, StepResult]:
     series = [member for group in here for member in group.members]
     steps = collect(tasks.prepare.submit(run, item) for item in series)
     return dict(zip([item.name for item in series], steps, strict=True))
+
+
+def refuse_what_cannot_fit(layout: Layout, recipe: Recipe, out: Path) -> None:
+    """Memory of the volumes and disk of the files are known before anything is computed. How large
+    the dichroic field is depends on the support: that is looked at when it is found."""
+    predicted = predict(layout.beamtime, recipe, dict(layout.infos))
+    refuse_full_disk(predicted.disk_bytes, out)
+    if not (out / "work" / "scalar").exists():
+        refuse_too_large(volume_bytes(layout.volume_shape), "a tomogram of these frames")
 
 
 def align_and_assemble(run: Run, prepared: dict[str, StepResult]) -> Assembled:

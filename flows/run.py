@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from flows.clusters import Compute, open_compute
 from flows.inputs import series_inputs
+from flows.limits import refuse_too_large
 from flows.progress import ProgressBoard
 from flows.stages import PairKind
 from flows.steps import StepFunction, StepResult, Unkeyed, Workspace
@@ -489,14 +490,23 @@ class Run:
         arguments: Mapping[str, Any],
         *,
         log: Callable[[str], None] | None = None,
+        needs: int = 0,
     ) -> StepResult:
-        """Do a reconstruction here, its products of projections on the workers, or reuse it."""
+        """Do a reconstruction here, its products of projections on the workers, or reuse it.
+
+        One that `needs` more memory [byte] than there is is refused before it begins.
+        """
+
+        def call(function: StepFunction, arguments: Mapping[str, Any], progress: Any) -> None:
+            refuse_too_large(needs, name)
+            self.compute.call_here(function, arguments, progress)
+
         with self.board.step(name, log) as progress, self.compute.problem() as problem:
             result = self.workspace.step(
                 name,
                 function,
                 {**arguments, "problem": Unkeyed(problem)},
-                run=self.compute.call_here,
+                run=call,
                 progress=progress,
             )
         self._tell(result, log)

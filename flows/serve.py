@@ -8,7 +8,6 @@ and starts a child again that has ended.
 from __future__ import annotations
 
 import fcntl
-import ipaddress
 import os
 import signal
 import subprocess
@@ -25,7 +24,7 @@ from flows.announcements import Announcements
 from flows.api import PrefectApi, RefusedError, ServerAwayError
 from flows.confine import VARIABLE
 from flows.environment import prepare_environment
-from flows.serving import answers
+from flows.serving import answers, is_loopback
 from flows.spool import Spool
 from pipeline.errors import InputError, ResourceError
 from schemas.service import Service
@@ -43,16 +42,6 @@ Say = Callable[[str], None]
 def spool_of(home: Path) -> Spool:
     """The spool of a service folder, which `serve` and `watch` share."""
     return Spool(home / "spool" / "spool.sqlite")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def check_exposure(settings: Service, environment: Mapping[str, str]) -> None:

@@ -10,6 +10,7 @@ and leaves when the other end closes.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 import re
 import signal
@@ -48,6 +49,16 @@ def end_with_parent(leave: Callable[[], None]) -> None:
     threading.Thread(target=listen, daemon=True).start()
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def run_server(host: str, port: int) -> None:
     """Run the Prefect server with its UI in this process."""
     end_with_parent(lambda: os._exit(0))
@@ -55,7 +66,13 @@ def run_server(host: str, port: int) -> None:
 
     from flows.webserver import make_app
 
-    uvicorn.run(make_app(), host=host, port=port, log_level="warning", access_log=False)
+    uvicorn.run(
+        make_app(loopback=is_loopback(host)),
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,
+    )
 
 
 def run_runner(name: str, limit: int, poll_s: float, heartbeat_s: int) -> None:

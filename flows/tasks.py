@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
@@ -21,6 +22,7 @@ from flows.robustness import study_of
 from flows.run import Assembled, Group, Run
 from flows.steps import StepResult, Unkeyed
 from pipeline.io.products import UNKNOWN_PIXEL_SIZE_M
+from pipeline.plan_resources import volume_bytes
 from schemas.series import Series
 
 OPTIONS: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False, "retries": 0}
@@ -242,7 +244,9 @@ def density(
 def orientation(run: Run, name: str, stacks: Sequence[Path], inside: StepResult) -> StepResult:
     """Crystal axes of all data."""
     arguments = _orientation_arguments(run, stacks, inside)
-    return run.solve(name, solves.solve_orientation, arguments, log=get_run_logger().info)
+    needs = solves.orientation_bytes(stacks, inside.path("support.npy"))
+    log = get_run_logger().info
+    return run.solve(name, solves.solve_orientation, arguments, log=log, needs=needs)
 
 
 @task(name="orientation of a half", task_run_name="orientation-half-{half}", **OPTIONS)
@@ -292,7 +296,8 @@ def magnetisation(run: Run, stacks: Sequence[Path], inside: StepResult) -> StepR
         "settings": run.recipe.vector,
         "seed": run.recipe.seed,
     }
-    return run.solve("magnetisation", solves.solve_vector, arguments, log=get_run_logger().info)
+    log, needs = get_run_logger().info, field_bytes(inside, 3)
+    return run.solve("magnetisation", solves.solve_vector, arguments, log=log, needs=needs)
 
 
 @task(name="assess orientation", **OPTIONS)
@@ -367,6 +372,12 @@ def report(run: Run, made: StepResult) -> StepResult:
     )
     products.publish(step.path("report.html"), run.workspace.folder)
     return step
+
+
+def field_bytes(inside: StepResult, components: int) -> int:
+    """Memory of the solver of a field on the support [byte]."""
+    nz, ny, nx = np.load(inside.path("support.npy"), mmap_mode="r").shape
+    return volume_bytes((nz, ny, nx), components)
 
 
 def voxel_size_m(run: Run) -> float:

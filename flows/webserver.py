@@ -14,6 +14,7 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
@@ -29,6 +30,7 @@ REPORT_POLICY = (
     "sandbox allow-scripts allow-downloads; default-src data: blob: 'unsafe-inline'; "
     "connect-src 'none'"
 )
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _SHOWN = ("report.html", "summary.json")
 
 
@@ -64,13 +66,37 @@ def _unauthorised(request: Request) -> Response | None:
 
 
 class Policy:
-    """ASGI middleware that adds the policy to every answer that has none of its own."""
+    """ASGI middleware: refuses pages of other origins, and adds the policy to every answer.
 
-    def __init__(self, app: Callable[..., Awaitable[None]]):
-        self._app = app
+    A browser sends plain POST requests of any page to any address without asking, and Prefect
+    takes them; a name of somebody else's can be made to lead to loopback. What is no browser says
+    no origin.
+
+    Parameters
+    ----------
+    app : what is guarded.
+    loopback : whether it is reached by names of loopback only.
+    """
+
+    def __init__(self, app: Callable[..., Awaitable[None]], *, loopback: bool = True):
+        self._app, self._loopback = app, loopback
+
+    def _is_foreign(self, scope: Any) -> bool:
+        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        host, origin = headers.get(b"host", ""), headers.get(b"origin")
+        if self._loopback and urlsplit(f"//{host}").hostname not in _LOOPBACK:
+            return True
+        return origin is not None and urlsplit(origin).netloc != host
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Pass on, with the header."""
+        if scope["type"] in ("http", "websocket") and self._is_foreign(scope):
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008})
+            else:
+                refused = PlainTextResponse("pages of other origins are refused", status_code=403)
+                await refused(scope, receive, send)
+            return
 
         async def add(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -83,13 +109,18 @@ class Policy:
         await self._app(scope, receive, add if scope["type"] == "http" else send)
 
 
-def make_app() -> Any:
-    """Prefect's server with both."""
+def make_app(*, loopback: bool) -> Any:
+    """Prefect's server with both.
+
+    Parameters
+    ----------
+    loopback : whether it listens on loopback alone.
+    """
     from prefect.server.api.server import create_app
     from starlette.routing import Route
 
     app = create_app()
     # Before the UI, which answers every path that nobody else does.
     app.router.routes.insert(0, Route("/results/{path:path}", report, methods=["GET"]))
-    app.add_middleware(Policy)
+    app.add_middleware(Policy, loopback=loopback)
     return app

@@ -190,6 +190,11 @@ def _updates(
     return product * STAGES[stage].rows * combinations * iterations
 
 
+def volume_bytes(shape: tuple[int, int, int], components: int = 1) -> int:
+    """Memory of a solver on a field (c, z, y, x) float32: ten fields at once [byte]."""
+    return 10 * 4 * components * math.prod(shape)
+
+
 def available_memory() -> int:
     """Memory that is free for this process [byte]."""
     import psutil

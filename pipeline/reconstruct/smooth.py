@@ -61,7 +61,12 @@ class Smooth:
     surface: SurfacePrior | None = None
 
     def edge_prior(
-        self, strength: float, support: Mask, size: float, turn: float = EDGE_SCALE
+        self,
+        strength: float,
+        support: Mask,
+        size: float,
+        turn: float = EDGE_SCALE,
+        knee: float = 0.0,
     ) -> EdgePreservingPrior:
         """Edge-preserving prior for a field of rms `size`.
 
@@ -71,12 +76,15 @@ class Smooth:
         support : (z, y, x) bool.
         size : rms of the field [data per voxel].
         turn : gradient at which the prior turns linear, relative to `size`.
+        knee : gradient from which on it grows as its logarithm only, relative to `size`; 0 for a
+            prior that is convex.
         """
         return EdgePreservingPrior(
             strength * self.noise * float(np.sqrt(self.diagonal)),
             turn * size,
             support,
             component_metric(self.solution.field.shape[0]),
+            knee * size,
         )
 
 

@@ -250,7 +250,9 @@ def test_a_report_needs_the_password_of_the_server_and_cannot_act(
     def get(path: str, **more: Any) -> httpx.Response:
         async def ask() -> httpx.Response:
             transport = httpx.ASGITransport(app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            async with httpx.AsyncClient(
+                transport=transport, base_url="http://127.0.0.1"
+            ) as client:
                 return await client.get(path, **more)
 
         return asyncio.run(ask())
@@ -261,6 +263,16 @@ def test_a_report_needs_the_password_of_the_server_and_cannot_act(
     assert get(f"/results{tmp_path}/secret.yaml").status_code == 404
     assert get(f"/results{tmp_path}/other/report.html").status_code == 403
     assert "connect-src 'self'" in get("/nothing").headers["content-security-policy"]
+    for name, value, status in (
+        ("origin", "http://127.0.0.1", 200),
+        ("origin", "http://evil.example", 403),
+        ("origin", "http://127.0.0.1:8000", 403),
+        ("origin", "null", 403),
+        ("host", "localhost:4200", 200),
+        ("host", "evil.example", 403),
+    ):
+        answer = get(f"/results{tmp_path}/report.html", headers={name: value})
+        assert answer.status_code == status, (name, value)
     monkeypatch.setenv(serve.PASSWORD, "admin:twelve-and-more")
     for given in ({}, {"authorization": "Basic !!"}, {"authorization": "Bearer x"}):
         refused = get(f"/results{tmp_path}/report.html", headers=given)
