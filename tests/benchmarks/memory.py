@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -113,8 +114,11 @@ def peak_of(stage: str, n: int, angles: int) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_inputs(folder, n, angles)
+        env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
         command = [sys.executable, __file__, "--stage", stage, "--folder", str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=3000, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=3000, check=False, env=env
+        )
         if done.returncode:
             raise RuntimeError(done.stderr)
         return int(done.stdout.split()[-1])
