@@ -50,6 +50,7 @@ test: lint
 bench: $(VENV)/.dev
 	@$(BIN)/python tests/benchmarks/preprocessing.py --size $(if $(filter paper,$(BENCH)),paper,tiny)
 	@$(BIN)/python tests/benchmarks/engine.py --size $(BENCH)
+	@$(BIN)/python tests/benchmarks/memory.py --size $(BENCH)
 	@$(BIN)/python tests/benchmarks/reconstruction.py --size $(BENCH)
 	@$(BIN)/python tests/benchmarks/alignment.py --size $(BENCH)
 	@$(BIN)/python tests/benchmarks/analysis.py --size $(BENCH)

@@ -27,7 +27,14 @@ from pipeline.reconstruct.axes import (
     outer_tensor,
     principal_axes,
 )
-from pipeline.reconstruct.smooth import EDGE_SCALE, EDGE_STRENGTH, MakeTerm
+from pipeline.reconstruct.smooth import (
+    CONVEX_PART,
+    EDGE_SCALE,
+    EDGE_STRENGTH,
+    KNEE,
+    KNEE_STRENGTH,
+    MakeTerm,
+)
 from pipeline.stacks import DifferencedStack
 from pipeline.tomography.minimise import Objective, ResidualCurve, quasi_newton
 from pipeline.tomography.priors import (
@@ -314,25 +321,31 @@ def solve_jointly(
     vectors = principal.axis * np.sqrt(np.maximum(principal.contrast, 0.0))
     strength, stopped = 0.0, "iterations"
     if settings.refine_iterations > 0:
-        strength = EDGE_STRENGTH if settings.edge_preserving is None else settings.edge_preserving
+        strength = KNEE_STRENGTH if settings.edge_preserving is None else settings.edge_preserving
         size = float(np.sqrt(np.mean(np.square(principal.contrast, dtype=np.float64)))) or 1.0
-        prior = EdgePreservingPrior(
-            strength * noise * float(np.sqrt(diagonals[0])),
-            EDGE_SCALE * size,
-            support,
-            component_metric(ISOTROPIC),
-        )
-        vectors, isotropic, more, stopped = refine_jointly(
-            problem,
-            vectors,
-            isotropic,
-            prior,
-            sign=sign,
-            stiffness=diagonals[1] / diagonals[0],
-            iterations=settings.refine_iterations,
-            progress=progress,
-        )
-        curve += more
+        convex = round(CONVEX_PART * settings.refine_iterations)
+        for steps, part, knee in (
+            (convex, EDGE_STRENGTH / KNEE_STRENGTH, 0.0),
+            (settings.refine_iterations - convex, 1.0, KNEE),
+        ):
+            prior = EdgePreservingPrior(
+                part * strength * noise * float(np.sqrt(diagonals[0])),
+                EDGE_SCALE * size,
+                support,
+                component_metric(ISOTROPIC),
+                knee * size,
+            )
+            vectors, isotropic, more, stopped = refine_jointly(
+                problem,
+                vectors,
+                isotropic,
+                prior,
+                sign=sign,
+                stiffness=diagonals[1] / diagonals[0],
+                iterations=steps,
+                progress=progress,
+            )
+            curve += more
     return JointFields(tensor, isotropic, vectors, sign, curve, stopped, smoothness, strength)
 
 

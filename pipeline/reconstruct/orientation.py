@@ -33,7 +33,15 @@ from pipeline.reconstruct.joint_orientation import (
     weigh_rows,
 )
 from pipeline.reconstruct.random_starts import descend_axis
-from pipeline.reconstruct.smooth import EDGE_STRENGTH, MakeTerm, check_inputs, smooth_solution
+from pipeline.reconstruct.smooth import (
+    CONVEX_PART,
+    EDGE_STRENGTH,
+    KNEE,
+    KNEE_STRENGTH,
+    MakeTerm,
+    check_inputs,
+    smooth_solution,
+)
 from pipeline.reconstruct.tied import refine_tied
 from pipeline.stacks import DifferencedStack
 from pipeline.tomography.minimise import Objective, ResidualCurve, quasi_newton
@@ -45,20 +53,6 @@ from pipeline.tomography.solvers import (
     conjugate_gradient,
 )
 from schemas.recipe import OrientationSettings
-
-KNEE = 0.3
-"""Gradient, relative to the rms field, beyond which the rank-one prior grows as a logarithm: axes
-that differ by 12 degrees. A boundary then costs nearly the same whatever its misorientation, so
-that no jump is made smaller by the prior, which a convex one does to every voxel beside it."""
-
-KNEE_STRENGTH = 2.5
-"""Default strength of that prior in units of the noise of one voxel's gradient: it no longer has
-to be weak for the sake of the jumps. Three pillars of other grains, noise and angles, and one whose
-axes turn steadily, all prefer 2 to 4 to the 1.5 of the convex one."""
-
-CONVEX_PART = 1.0 / 3.0
-"""Part of the rank-one steps that use the convex prior, at `EDGE_STRENGTH` where the other has
-`KNEE_STRENGTH`: the other has many minima, and is to start near the best of them."""
 
 
 @dataclass(frozen=True)

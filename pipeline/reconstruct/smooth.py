@@ -35,6 +35,20 @@ EDGE_STRENGTH = 1.5
 """Default strength of the edge-preserving prior in units of the noise of one voxel's gradient,
 `σ √diag(AᵀA)`: just above what noise can do by chance, as for soft thresholds in denoising."""
 
+KNEE = 0.3
+"""Gradient, relative to the rms field, beyond which the rank-one prior grows as a logarithm: axes
+that differ by 12 degrees. A boundary then costs nearly the same whatever its misorientation, so
+that no jump is made smaller by the prior, which a convex one does to every voxel beside it."""
+
+KNEE_STRENGTH = 2.5
+"""Default strength of that prior in units of the noise of one voxel's gradient: it no longer has
+to be weak for the sake of the jumps. Three pillars of other grains, noise and angles, and one whose
+axes turn steadily, all prefer 2 to 4 to the 1.5 of the convex one."""
+
+CONVEX_PART = 1.0 / 3.0
+"""Part of the rank-one steps that use the convex prior, at `EDGE_STRENGTH` where the other has
+`KNEE_STRENGTH`: the other has many minima, and is to start near the best of them."""
+
 EDGE_SCALE = 0.02
 """Gradient at which that prior turns from quadratic to linear, relative to the rms field: small
 against a grain boundary, where the jump is of the order of the field itself."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -113,8 +114,11 @@ def peak_of(stage: str, n: int, angles: int) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_inputs(folder, n, angles)
+        env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
         command = [sys.executable, __file__, "--stage", stage, "--folder", str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=3000, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=3000, check=False, env=env
+        )
         if done.returncode:
             raise RuntimeError(done.stderr)
         return int(done.stdout.split()[-1])
@@ -126,13 +130,13 @@ def own_peak() -> int:
     return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 
-def measure(size: str) -> list[Row]:
-    """Every stage at the sizes of `size`."""
+def measure(size: str, stages: list[str] | None = None) -> list[Row]:
+    """Every stage, or some, at the sizes of `size`."""
     from pipeline.plan_resources import STAGES, stage_memory
 
     rows = []
     for n, angles in SIZES[size]:
-        for stage in STAGES:
+        for stage in stages or STAGES:
             count = 3 * angles
             predicted = stage_memory(stage, count, (n, n), (n, n, n))
             rows.append(Row(f"{stage}, {n}³, {count} views", predicted, peak_of(stage, n, angles)))
@@ -144,6 +148,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="tiny")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--stages", nargs="*", help="only these")
     parser.add_argument("--stage", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
@@ -151,7 +156,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
         run_stage(chosen.stage, chosen.folder)
         print(own_peak())
         return []
-    rows = measure(chosen.size)
+    rows = measure(chosen.size, chosen.stages)
     if chosen.json:
         print(json.dumps([asdict(row) | {"value": row.value} for row in rows], indent=1))
     else:

@@ -33,7 +33,7 @@ N, GRAINS, ANGLES = 28, 8, 20
 ISOTROPIC = 0.0158
 SNR = 2.5
 SPREAD = 0.4
-SETTINGS = OrientationSettings(smoothness=1.0, refine_iterations=20)
+SETTINGS = OrientationSettings(smoothness=1.0)
 
 
 def _load(name: str) -> ModuleType:
@@ -156,13 +156,13 @@ def test_means_are_trusted_as_far_as_they_help_to_predict_differences(sample):
 
 def test_any_list_of_angles_and_the_isotropic_part():
     angles = (0.0, 60.0, 120.0)
-    sample = Sample(angles, n_angles=8)
+    sample = Sample(angles, n_angles=12)
     every = np.arange(len(sample.rotations))
     rows = rows_of(sample, dict.fromkeys(angles, every))
     assert sorted(set(row_kinds(rows).tolist())) == [0, 3]
     weighed = weigh_rows(rows, measure_rows(rows, sample.support))
     found = reconstruct_weighed(weighed, sample.support, SETTINGS)
-    assert sample.error_deg(found.axis) < 4.0
+    assert sample.error_deg(found.axis) < 5.0
     assert found.isotropic is not None
     off = (found.isotropic - sample.isotropic)[sample.one_grain]
     # Edges and noise; a bias would be the dichroism mistaken for it, of which it holds a third.
