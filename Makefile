@@ -2,8 +2,9 @@
 #
 #   make demo    simulate a beamtime, process it, score it against the known truth
 #   make test    formatting, lint, types, and the whole test suite in PROCESSES=2 processes
-#   make bench   the figures of preprocessing, projectors, alignment and analysis;
+#   make bench   the figures of preprocessing, projectors, reconstruction, alignment, analysis;
 #                BENCH=tiny|demo|paper
+#   make audit   look the pinned packages up among those with known vulnerabilities
 #   make lock    write constraints.txt anew from the newest versions that pyproject.toml allows
 #   make clean   remove the demo and the environment
 
@@ -15,7 +16,7 @@ SEED ?= 1
 BENCH ?= demo
 PROCESSES ?= 2
 
-.PHONY: demo test lint bench lock clean
+.PHONY: demo test lint bench audit lock clean
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -49,12 +50,21 @@ test: lint
 bench: $(VENV)/.dev
 	@$(BIN)/python tests/benchmarks/preprocessing.py --size $(if $(filter paper,$(BENCH)),paper,tiny)
 	@$(BIN)/python tests/benchmarks/engine.py --size $(BENCH)
+	@$(BIN)/python tests/benchmarks/reconstruction.py --size $(BENCH)
 	@$(BIN)/python tests/benchmarks/alignment.py --size $(BENCH)
 	@$(BIN)/python tests/benchmarks/analysis.py --size $(BENCH)
 	@$(BIN)/python tests/benchmarks/defects.py --size $(BENCH)
 	@$(BIN)/python tests/benchmarks/chemistry.py --size $(BENCH)
 	@$(BIN)/python tests/benchmarks/whole_analysis.py --size $(BENCH)
 	@PYTHONPATH=. $(BIN)/python tests/benchmarks/operations.py --size $(if $(filter tiny,$(BENCH)),tiny,demo)
+	@$(BIN)/python tests/benchmarks/survival.py --size $(if $(filter tiny,$(BENCH)),tiny,demo)
+
+audit:
+	@rm -rf build/audit
+	@$(PYTHON) -m venv build/audit
+	@build/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	@build/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
+	@rm -rf build/audit
 
 lock:
 	@rm -rf build/lock

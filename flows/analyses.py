@@ -59,6 +59,8 @@ class Sources:
     series, phases : series with a stack of phase or optical density, `phase.h5`, and these stacks.
     exposure : light of one projection where a series does not say it.
     linear : stacks of linear dichroism.
+    found : `found.json` of the orientation: the sign of the dichroism.
+    pair_differences, pair_means : differences and means of partners LH and LV, by mounting.
     resonance : energy of these.
     density_energy_ev : energy of the density [eV].
     scattering_factors : file of f₁.
@@ -83,6 +85,9 @@ class Sources:
     phases: Sequence[Path] | None = None
     exposure: Exposure | None = None
     linear: Sequence[Path] | None = None
+    found: Path | None = None
+    pair_differences: Sequence[Path] | None = None
+    pair_means: Sequence[Path] | None = None
     resonance: Energy | None = None
     density_energy_ev: float | None = None
     scattering_factors: Path | None = None
@@ -142,6 +147,7 @@ ANALYSES: Mapping[str, Analysis] = {
     "materials": Analysis(materials, "density"),
     "density_components": Analysis(measures.density_components, "density", settings="density"),
     "sensitivity": Analysis(measures.sensitivity, "orientation"),
+    "vertical_polarisation": Analysis(measures.vertical_polarisation, "orientation"),
     "chemistry": Analysis(measures.chemical_map, "chemistry", settings="chemistry"),
     "dose": Analysis(measures.dose, "dose"),
     "grain_statistics": Analysis(grain_numbers, "grains"),

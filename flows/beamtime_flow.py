@@ -18,9 +18,10 @@ from flows.approval import approved  # noqa: E402
 from flows.artifacts import publish_summary, tag_run  # noqa: E402
 from flows.confine import confined  # noqa: E402
 from flows.dashboard import Dashboard, report_link  # noqa: E402
+from flows.limits import refuse_full_disk, refuse_too_large  # noqa: E402
 from flows.products import Parts  # noqa: E402
 from flows.registry import begun, made  # noqa: E402
-from flows.run import Assembled, Run, RunSummary, folder, lay_out, open_run, output  # noqa: E402
+from flows.run import Assembled, Layout, Run, RunSummary, folder, lay_out, open_run, output  # noqa: E402
 from flows.stages import PairKind, common_shape  # noqa: E402
 from flows.steps import StepResult  # noqa: E402
 from flows.tasks import by_name, collect  # noqa: E402
@@ -28,6 +29,8 @@ from pipeline.analyse.energies import check_chemistry  # noqa: E402
 from pipeline.errors import InputError  # noqa: E402
 from pipeline.io.beamtime import load_recipe, read_beamtime  # noqa: E402
 from pipeline.io.products import UNKNOWN_PIXEL_SIZE_M  # noqa: E402
+from pipeline.plan import check_determined  # noqa: E402
+from pipeline.plan_resources import predict, volume_bytes  # noqa: E402
 from schemas.cluster import Cluster  # noqa: E402
 from schemas.recipe import Recipe  # noqa: E402
 
@@ -74,11 +77,13 @@ def process_beamtime(
     settings = recipe or load_recipe(recipe_path)
     if cluster is not None:
         settings = settings.model_copy(update={"cluster": cluster})
-    layout = lay_out(beamtime_path)
+    layout = lay_out(beamtime_path, settings.orientation.polarisations)
     for info in layout.infos.values():
         for file in info.files:
             confined(file, "series: files")
     check_chemistry(layout.beamtime, layout.folder, settings.chemistry)
+    check_determined(layout.beamtime, layout.folder, settings, layout.infos)
+    refuse_what_cannot_fit(layout, settings, out)
     sample = layout.beamtime.sample.name
     tag_run(sample, layout.folder)
     begun(runtime.flow_run.id, out)
@@ -117,6 +122,15 @@ def prepare_all(run: Run) -> dict[str, StepResult]:
     series = [member for group in here for member in group.members]
     steps = collect(tasks.prepare.submit(run, item) for item in series)
     return dict(zip([item.name for item in series], steps, strict=True))
+
+
+def refuse_what_cannot_fit(layout: Layout, recipe: Recipe, out: Path) -> None:
+    """Memory of the volumes and disk of the files are known before anything is computed. How large
+    the dichroic field is depends on the support: that is looked at when it is found."""
+    predicted = predict(layout.beamtime, recipe, dict(layout.infos))
+    refuse_full_disk(predicted.disk_bytes, out)
+    if not (out / "work" / "scalar").exists():
+        refuse_too_large(volume_bytes(layout.volume_shape), "a tomogram of these frames")
 
 
 def align_and_assemble(run: Run, prepared: dict[str, StepResult]) -> Assembled:
@@ -162,7 +176,7 @@ def align_jointly(run: Run, data: Assembled, volume: StepResult, inside: StepRes
     }
     rounds = run.recipe.align.joint_rounds if run.recipe.align.enabled else 0
     for kind in (kind for kind, asked in wanted.items() if asked):
-        groups = [group for group in run.layout.with_kind(kind) if group.prepared]
+        groups = [g for g in run.layout.with_kind(kind) if g.prepared and g.partners]
         for number in range(1, 1 + rounds if groups else 0):
             suffix = f"-joint-{number}"
             aligned = tasks.joint(run, f"align-{kind}{suffix}", groups, data, volume, inside)
@@ -219,11 +233,12 @@ def reconstruct(run: Run, data: Assembled) -> Parts:
     if layout.has("linear") and (layout.wants("orientation") or layout.wants("grains")):
         linear = data.stacks("linear")
         whole = tasks.orientation(run, "orientation", linear, inside)
-        halves = [
-            tasks.orientation(run, f"orientation-half-{half}", linear, inside, half, whole)
-            for half in (0, 1)
-        ]
-        twin = tasks.twin(run, linear, whole, inside)
+        twin, *halves = collect(
+            [
+                tasks.twin.submit(run, linear, whole, inside),
+                *(tasks.half_orientation.submit(run, linear, inside, k, whole) for k in (0, 1)),
+            ]
+        )
         assessed = tasks.assess_orientation(run, whole, halves, twin, inside, dense)
         if layout.wants("grains"):
             found_grains = tasks.grains(run, whole, assessed, dense)
@@ -243,6 +258,7 @@ def reconstruct(run: Run, data: Assembled) -> Parts:
             support=inside.path("support.npy"),
             materials=layout.beamtime.sample.materials,
             fields=output(whole, "fields.npz"),
+            found=output(whole, "found.json"),
             assessment=output(assessed, "assessment.npz"),
             density_file=output(dense, "density.npz"),
             halves=output(dense, "halves.npz"),

@@ -133,22 +133,41 @@ def check(
     scan: Annotated[
         bool, typer.Option("--scan/--no-scan", help="Read every frame to find bad values.")
     ] = True,
+    planned: Annotated[
+        int | None,
+        typer.Option(
+            min=8,
+            help="Judge the geometry alone, before any beam is spent: no file has to exist, "
+            "frames will be so many pixels wide.",
+        ),
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="PNG of what the geometry determines.", show_default=False)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Tell everything that can be known before computing.
 
     Files, shapes, frames with bad values, units, missing angles; which components of the field
-    this set of tilts and polarisations determines at each spatial frequency; memory and time. Exit
-    code 1 if something would stop a run.
+    this set of tilts and polarisations determines at each spatial frequency, and what fewer tilts
+    would do; memory and time. Exit code 1 if something would stop a run.
     """
     from flows.progress import ProgressBoard
     from pipeline.io.beamtime import load_beamtime, load_recipe
-    from pipeline.plan import make_plan
+    from pipeline.plan import judge_plan, make_plan
 
-    loaded, settings = load_beamtime(beamtime), load_recipe(recipe)
+    loaded = load_beamtime(beamtime, planned=planned is not None)
+    settings = load_recipe(recipe)
     board = ProgressBoard()
     with board.shown(), board.step("check") as progress:
-        plan = make_plan(loaded.beamtime, loaded.folder, settings, scan=scan, progress=progress)
+        if planned is None:
+            plan = make_plan(loaded.beamtime, loaded.folder, settings, scan=scan, progress=progress)
+        else:
+            plan = judge_plan(loaded.beamtime, loaded.folder, settings, planned)
+    if picture is not None and plan.geometry:
+        from pipeline.report.conditioning import write_picture
+
+        write_picture(picture, plan.geometry)
     if as_json:
         print_json(plan.as_json())
     else:
@@ -188,10 +207,11 @@ def run(
     loaded = load_beamtime(beamtime)  # Refused before a server or a folder is made.
     settings = with_cluster(load_recipe(recipe), cluster)
     from flows.environment import prefect_server
-    from pipeline.plan import check_pixel_sizes, inspect_all
+    from pipeline.plan import check_determined, check_pixel_sizes, inspect_all
 
     infos = inspect_all(loaded.beamtime, loaded.folder)
     check_pixel_sizes(loaded.beamtime, infos, settings.resample)
+    check_determined(loaded.beamtime, loaded.folder, settings, infos)
     if out.exists() and not out.is_dir():
         raise InputError("exists and is not a folder", path=out)
     with prefect_server():

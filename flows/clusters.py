@@ -55,8 +55,9 @@ class ProblemFactory(Protocol):
         *,
         pixel_weights: PixelWeights | None = None,
         scheme: Scheme = "series",
+        near: bool = False,
     ) -> LeastSquares:
-        """Data term of `stack` for a volume (z, y, x)."""
+        """Data term of `stack` for a volume (z, y, x); `near` here if all workers are here."""
         ...
 
 
@@ -154,6 +155,13 @@ class Compute:
             self._check_alive()
             call_here(function, arguments, progress)
 
+    def fits(self, needed: int) -> bool:
+        """Whether a step of so much memory [byte] can be done by any one worker, or here."""
+        from pipeline.distribute import fits_a_worker
+
+        client = self.client()
+        return client is None or fits_a_worker(client, needed)
+
     @contextmanager
     def problem(self) -> Iterator[ProblemFactory]:
         """Maker of data terms on this cluster; what it made is removed when the block ends."""
@@ -167,9 +175,10 @@ class Compute:
             *,
             pixel_weights: PixelWeights | None = None,
             scheme: Scheme = "series",
+            near: bool = False,
         ) -> LeastSquares:
             client = self.client()
-            if client is None:
+            if client is None or (near and self.settings.kind == "local"):
                 return InProcessLeastSquares(stack, volume_shape, pixel_weights, scheme)
             problem = DistributedLeastSquares(
                 client,

@@ -7,6 +7,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec
@@ -54,9 +55,10 @@ def _write_log(text: str) -> Path:
     from flows.environment import state_folder
 
     folder = state_folder() / "errors"
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}.log"
-    path.write_text(f"{' '.join(sys.argv)}\n\n{text}")
+    with suppress(OSError):  # A full disk must not hide what went wrong.
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{' '.join(sys.argv)}\n\n{text}")
     return path
 
 

@@ -5,6 +5,7 @@ Registered in `flows/analyses.py`, whose docstring says how their parameters are
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,9 +23,11 @@ from pipeline.analyse.particles import measure_particles
 from pipeline.analyse.scattering_factors import F1, f1_of_file, f1_of_xraydb
 from pipeline.analyse.sensitivity import measure_sensitivity
 from pipeline.analyse.validation import Comparison, compare_projection
+from pipeline.analyse.vertical import compare_vertical, empty_vertical_product, vertical_product
 from pipeline.errors import InputError
 from pipeline.io.hdf5 import open_hdf5
 from pipeline.io.product_files import save_product
+from pipeline.io.stacks import load_differenced
 from schemas.beamtime import Material
 from schemas.chemistry import Chemistry, ValidationMap
 from schemas.energy import Energy
@@ -183,3 +186,33 @@ def sensitivity(
         electron_density=density,
     )
     save_product(out, made.as_product())
+
+
+def vertical_polarisation(
+    out: Path,
+    fields: Path,
+    found: Path,
+    assessment: Path,
+    pair_differences: Sequence[Path],
+    pair_means: Sequence[Path],
+    pixel_size_m: float,
+    density_file: Path | None = None,
+) -> None:
+    """Tomograms of vertical polarisation alone against what the axes predict."""
+    with np.load(fields) as whole, np.load(assessment) as assessed:
+        axis, magnitude, mask = whole["axis"], whole["magnitude"], assessed["mask"]
+    sign = int(json.loads(found.read_text())["sign"])
+    labels = None
+    if density_file is not None:
+        with np.load(density_file) as dense:
+            labels = dense["materials"]
+    if not mask.any():
+        save_product(out, empty_vertical_product())
+        return
+    compared = [
+        compare_vertical(
+            load_differenced(one), load_differenced(two), axis, magnitude, sign, mask, labels
+        )
+        for one, two in zip(pair_differences, pair_means, strict=True)
+    ]
+    save_product(out, vertical_product(compared, pixel_size_m))

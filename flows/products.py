@@ -386,13 +386,15 @@ def _alignments(parts: Parts) -> dict[str, SeriesAlignment]:
     for group, folder in parts.alignments.items():
         with np.load(folder / "alignment.npz") as arrays:
             for index, name in enumerate(parts.members[group]):
-                joint = f"joint_{index}"
+                joint, view = f"joint_{index}", f"view_{index}"
+                # Not every view has a frame of every polarisation.
+                seen = arrays[view] if view in arrays else slice(None)
                 found[name] = SeriesAlignment(
                     arrays[f"shifts_{index}"],
-                    arrays["angles_deg"],
-                    arrays["updates"],
+                    arrays["angles_deg"][seen],
+                    arrays["updates"][:, seen],
                     arrays[joint].sum(axis=0) if joint in arrays else np.zeros((0, 2)),
-                    arrays["left_out"],
+                    arrays["left_out"][seen] if arrays["left_out"].size else arrays["left_out"],
                     float(arrays["axis_tilt_deg"]),
                     float(arrays["axis_pitch_deg"]),
                     float(arrays["axis_pitch_error_deg"]),

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from flows.clusters import Compute, open_compute
 from flows.inputs import series_inputs
+from flows.limits import refuse_too_large
 from flows.progress import ProgressBoard
 from flows.stages import PairKind
 from flows.steps import StepFunction, StepResult, Unkeyed, Workspace
@@ -27,10 +28,11 @@ from pipeline.errors import InputError, ResourceError
 from pipeline.io.beamtime import load_beamtime
 from pipeline.io.raw import SeriesInfo
 from pipeline.plan import inspect_all
+from pipeline.plan_views import view_groups
 from schemas.beamtime import Beamtime, Product
 from schemas.operation import Answer
 from schemas.provenance import InputFile, Provenance, StepRecord
-from schemas.recipe import Recipe
+from schemas.recipe import Polarisations, Recipe
 from schemas.series import Series
 
 PACKAGES = ("numpy", "scipy", "numba", "h5py", "scikit-image", "dask", "distributed", "prefect")
@@ -38,18 +40,24 @@ PACKAGES = ("numpy", "scipy", "numba", "h5py", "scikit-image", "dask", "distribu
 
 @dataclass(frozen=True)
 class Group:
-    """Series that are aligned together: one scalar series, or two partners.
+    """Series that are aligned together: one scalar series, two partners, or any polarisations.
 
     Attributes
     ----------
     name : of the group's steps.
     members : one series, or the partners in the order in which they are subtracted.
     kind : contrast of the partners, None for a scalar series.
+    by_view : whether its frames are sorted by view: not every one has its partner, LH or LV.
+    joint : whether its polarisations are fitted jointly, instead of their differences.
+    partners : frames of LH that have a partner in LV, or C+ in C-.
     """
 
     name: str
     members: tuple[Series, ...]
     kind: PairKind | None
+    by_view: bool = False
+    joint: bool = False
+    partners: int = 0
 
     @property
     def prepared(self) -> bool:
@@ -58,8 +66,9 @@ class Group:
 
     @property
     def degree(self) -> float:
-        """Degree of polarisation."""
-        return self.members[0].polarisation.degree
+        """Degree of polarisation, which partners enter a difference with by their mean."""
+        degrees = [member.polarisation.degree for member in self.members]
+        return sum(degrees) / len(degrees)
 
     def base(self) -> NDArray[np.float64]:
         """Nominal rotation from the sample to the frame that turns about y."""
@@ -169,8 +178,13 @@ class Layout:
         )
 
 
-def lay_out(path: Path) -> Layout:
+def lay_out(path: Path, polarisations: Polarisations = "auto") -> Layout:
     """Load a beamtime, check all that metadata can tell, and sort its series.
+
+    Parameters
+    ----------
+    path : the beamtime file.
+    polarisations : the recipe's `orientation.polarisations`.
 
     Raises
     ------
@@ -179,15 +193,26 @@ def lay_out(path: Path) -> Layout:
     loaded = load_beamtime(path)
     beamtime = loaded.beamtime
     infos = inspect_all(beamtime, loaded.folder)
-    pairs = beamtime.pairs()
-    mountings = [first.tilt.name for first, _ in pairs]
+    dichroic = beamtime.dichroic_groups()
+    mountings = [members[0].tilt.name for members in dichroic]
+    views = view_groups(beamtime, loaded.folder, polarisations)
     groups = []
-    for first, second in pairs:
+    for members, found in zip(dichroic, views, strict=True):
+        first = members[0]
         kind: PairKind = "linear" if first.polarisation.kind == "linear" else "circular"
         name = first.tilt.name
         if mountings.count(name) > 1:
             name = f"{name}-{first.energy.known_ev:g}eV"
-        groups.append(Group(name, (first, second), kind))
+        groups.append(
+            Group(
+                name,
+                tuple(members),
+                kind,
+                by_view=found.by_view,
+                joint=found.joint,
+                partners=found.partners,
+            )
+        )
     groups += [Group(series.name, (series,), None) for series in beamtime.scalar_series()]
     _check_groups(groups, path)
     reference = beamtime.reference()
@@ -293,11 +318,12 @@ class Assembled:
 
         Partners are refined in their scalar channel, which has far less noise than their
         difference; series that come differenced in themselves. Scalar series beside partners keep
-        their one axis, which filtered back-projection needs.
+        their one axis, which filtered back-projection needs. Mountings that are used by view keep
+        the rotations that they have.
         """
         sets = []
         for kind in ("linear", "circular"):
-            groups = [group.name for group in self.layout.groups if group.kind == kind]
+            groups = [g.name for g in self.layout.groups if g.kind == kind and not g.by_view]
             sets.append((kind, {name: self.assembled[name] for name in groups}, "scalar.h5"))
         for contrast in ("scalar", "linear", "circular"):
             entered = {
@@ -319,7 +345,25 @@ class Assembled:
             groups = self.layout.with_kind(None) or list(self.layout.groups)
             return [*entered, *(self.assembled[g.name].path("scalar.h5") for g in groups)]
         groups = [group for group in self.layout.groups if group.kind == contrast]
-        return [*entered, *(self.assembled[g.name].path("differenced.h5") for g in groups)]
+        return [
+            *entered,
+            *(
+                self.assembled[g.name].path("joint.h5" if g.joint else "differenced.h5")
+                for g in groups
+                if g.joint or g.partners
+            ),
+        ]
+
+    def pair_stacks(self) -> dict[str, list[Path]]:
+        """Differences and means of partners LH and LV, mounting by mounting."""
+        groups = [g for g in self.layout.groups if g.kind == "linear" and g.partners]
+        return {
+            "pair_differences": [self.assembled[g.name].path("differenced.h5") for g in groups],
+            "pair_means": [
+                self.assembled[g.name].path("means.h5" if g.by_view else "scalar.h5")
+                for g in groups
+            ],
+        }
 
     def sources(self, at_energies: Mapping[float, StepResult]) -> dict[str, Any]:
         """What the analyses need to know of the beamtime itself, see `flows.analyses.Sources`."""
@@ -340,6 +384,7 @@ class Assembled:
             "phases": [self.prepared[s.name].path("phase.h5") for s in prepared] or None,
             "exposure": beamtime.exposure,
             "linear": self.stacks("linear") or None,
+            **{name: paths or None for name, paths in self.pair_stacks().items()},
             "resonance": linear[0].members[0].energy if linear else None,
             "density_energy_ev": off[0].members[0].energy.known_ev if off else None,
             "scattering_factors": layout.file(beamtime.sample.scattering_factors),
@@ -445,18 +490,41 @@ class Run:
         arguments: Mapping[str, Any],
         *,
         log: Callable[[str], None] | None = None,
+        needs: int = 0,
     ) -> StepResult:
-        """Do a reconstruction here, its products of projections on the workers, or reuse it."""
+        """Do a reconstruction here, its products of projections on the workers, or reuse it.
+
+        One that `needs` more memory [byte] than there is is refused before it begins.
+        """
+
+        def call(function: StepFunction, arguments: Mapping[str, Any], progress: Any) -> None:
+            refuse_too_large(needs, name)
+            self.compute.call_here(function, arguments, progress)
+
         with self.board.step(name, log) as progress, self.compute.problem() as problem:
             result = self.workspace.step(
                 name,
                 function,
                 {**arguments, "problem": Unkeyed(problem)},
-                run=self.compute.call_here,
+                run=call,
                 progress=progress,
             )
         self._tell(result, log)
         return result
+
+    def member(
+        self,
+        name: str,
+        function: StepFunction,
+        arguments: Mapping[str, Any],
+        needed: int,
+        *,
+        log: Callable[[str], None] | None = None,
+    ) -> StepResult:
+        """Do one of several independent reconstructions: whole on a worker where one has `needed`
+        memory [byte], so that members run at the same time; else as `solve` does."""
+        call = self.step if self.compute.fits(needed) else self.solve
+        return call(name, function, arguments, log=log)
 
     def _tell(self, result: StepResult, log: Callable[[str], None] | None) -> None:
         self.board.finished(result.name, result.seconds, reused=result.reused, folder=result.folder)

@@ -6,6 +6,7 @@ import logging
 import os
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from flows.environment import prepare_environment
 
@@ -49,7 +50,8 @@ def _without_server(
     error: httpx.TransportError, flow_run: str | None, summary: RunSummary | None
 ) -> RunSummary:
     """What to do when the server cannot be told: the summary, or why the run really ended."""
-    url = os.environ.get("PREFECT_API_URL", "")
+    parts = urlsplit(os.environ.get("PREFECT_API_URL", ""))
+    url = f"{parts.scheme}://{parts.hostname}:{parts.port}"  # without a password that it may hold
     if summary is not None:
         if flow_run is not None:
             owe(flow_run, "COMPLETED", "the server was away when it ended")

@@ -7,9 +7,11 @@ nobody else on the cluster's network can reach its scheduler or workers.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -48,7 +50,7 @@ def start_slurm(settings: SlurmSettings, scratch: Path, *, interval_s: float = 1
     if shutil.which("sbatch") is None:
         raise ResourceError("cluster 'slurm': sbatch is not on the PATH; is this a login node?")
     try:
-        import dask_jobqueue  # noqa: F401
+        load_jobqueue()
     except ImportError:
         raise ResourceError(
             "cluster 'slurm' needs dask-jobqueue: pip install -c constraints.txt -e '.[slurm]'"
@@ -61,6 +63,22 @@ def start_slurm(settings: SlurmSettings, scratch: Path, *, interval_s: float = 1
         jobs.close()
         raise
     return jobs
+
+
+def load_jobqueue() -> None:
+    """Import dask-jobqueue, which answers Ctrl-C itself from then on: that is not wanted here, and
+    fails in a thread, where flows run their tasks.
+
+    Raises
+    ------
+    ImportError : it is not installed.
+    """
+    handler = signal.signal
+    setattr(signal, "signal", lambda *_: None)  # noqa: B010 - it is typed as a constant
+    try:
+        importlib.import_module("dask_jobqueue.slurm")
+    finally:
+        setattr(signal, "signal", handler)  # noqa: B010
 
 
 class SlurmJobs:

@@ -20,13 +20,25 @@ from pipeline.align.assemble import concatenate
 from pipeline.align.joint import align_pairs
 from pipeline.align.turns import turned_stack
 from pipeline.analyse.density import air_noise
-from pipeline.distribute import InProcessLeastSquares
+from pipeline.distribute import InProcessLeastSquares, ShardedLeastSquares
 from pipeline.errors import InputError
 from pipeline.io.hdf5 import open_hdf5
 from pipeline.io.stacks import load_differenced, save_differenced
+from pipeline.plan_resources import STAGES, stage_memory
 from pipeline.progress import ProgressCallback, silent
 from pipeline.reconstruct.ensemble import twin_of_orientation
-from pipeline.reconstruct.orientation import OrientationResult, reconstruct_orientation
+from pipeline.reconstruct.joint_orientation import (
+    COMPONENTS,
+    is_joint,
+    measure_rows,
+    trust_means,
+    weigh_rows,
+)
+from pipeline.reconstruct.orientation import (
+    OrientationResult,
+    reconstruct_orientation,
+    reconstruct_weighed,
+)
 from pipeline.reconstruct.scalar import find_support, reconstruct_scalar, solved_shape
 from pipeline.reconstruct.vector import projector_scheme, reconstruct_vector
 from pipeline.stacks import DifferencedStack
@@ -57,8 +69,10 @@ class Problem(Protocol):
         *,
         pixel_weights: PixelWeights | None = None,
         scheme: Scheme = "series",
+        near: bool = False,
     ) -> LeastSquares:
-        """Data term of `stack` for a volume (z, y, x)."""
+        """Data term of `stack` for a volume (z, y, x); `near` in this process where the workers are
+        on its machine, which then has nothing to gain from them but the passing of fields."""
         ...
 
 
@@ -68,6 +82,7 @@ def in_process(
     *,
     pixel_weights: PixelWeights | None = None,
     scheme: Scheme = "series",
+    near: bool = False,  # noqa: ARG001 - always is
 ) -> LeastSquares:
     """Data term in this process: the same bits as on a cluster."""
     return InProcessLeastSquares(stack, volume_shape, pixel_weights, scheme)
@@ -242,15 +257,40 @@ def align_jointly(
     for name, path in alignments.items():
         with np.load(path) as file:
             arrays = dict(file)
-        n = len(arrays["shifts_0"])
-        for index, share in enumerate((-0.5, 0.5)):
-            move = share * found.shifts[first : first + n]
-            before = arrays.get(f"joint_{index}", np.zeros((0, n, 2)))
-            arrays[f"joint_{index}"] = np.concatenate([before, move[None]])
-            arrays[f"shifts_{index}"] = arrays[f"shifts_{index}"] + move
+        members, frames = _partners(arrays)
+        n = len(frames[0])
+        for series, moved, share in zip(members, frames, (-0.5, 0.5), strict=True):
+            before = arrays[f"shifts_{series}"]
+            move = np.zeros_like(before)
+            move[moved] = share * found.shifts[first : first + n]
+            rounds = arrays.get(f"joint_{series}", np.zeros((0, *move.shape)))
+            arrays[f"joint_{series}"] = np.concatenate([rounds, move[None]])
+            arrays[f"shifts_{series}"] = before + move
         (out / name).mkdir()
         np.savez(out / name / "alignment.npz", **arrays)
         first += n
+
+
+def _partners(arrays: Mapping[str, NDArray[Any]]) -> tuple[list[int], list[NDArray[np.intp]]]:
+    """Which series of an `alignment.npz` are partners, and which of their frames."""
+    if "partners" not in arrays:
+        whole = np.arange(len(arrays["shifts_0"]))
+        return [0, 1], [whole, whole]
+    table = arrays["partners"]
+    return [int(member) for member in table[:, 0]], [row[1:] for row in table]
+
+
+def orientation_bytes(stacks: Sequence[Path], support: Path) -> int:
+    """Memory that a reconstruction of the axes takes in one process [byte]."""
+    views, joint, image = 0, False, (1, 1)
+    for path in stacks:
+        with open_hdf5(path) as file:
+            n, ny, nx = file["data"].shape
+            joint = joint or file["weights"].shape[1] == COMPONENTS
+        views, image = views + n, (ny, nx)
+    stage = "orientation, joint polarisations" if joint else "orientation"
+    z, y, x = np.load(support, mmap_mode="r").shape
+    return stage_memory(stage, views // STAGES[stage].rows, image, (z, y, x))
 
 
 def refine_rotations(
@@ -312,8 +352,9 @@ def solve_orientation(
 ) -> None:
     """Crystal axes from linear dichroism; of half of the data for the resolution.
 
-    Writes `fields.npz` (`tensor`, `axis`, `magnitude`, `uniaxiality`), `residuals.json`, and
-    `found.json`: the strength of the prior and the sign of the dichroism. Of a half, only the
+    Writes `fields.npz` (`tensor`, `axis`, `magnitude`, `uniaxiality`; `isotropic` of polarisations
+    that are fitted jointly), `residuals.json`, and `found.json`: the strength of the prior, the
+    sign of the dichroism, and the noise of rows that are fitted jointly. Of a half, only the
     tensor is wanted: linear in the data, with the strength that was found for all data (`like`), so
     that the halves differ by their noise alone. Half of the data have twice the noise power, hence
     twice the strength in units of their own data term.
@@ -325,15 +366,47 @@ def solve_orientation(
             smoothness = 2.0 * float(read_json(like)["smoothness"])
         settings = settings.model_copy(update={"smoothness": smoothness, "refine_iterations": 0})
     inside = np.load(support)
-    found = reconstruct_orientation(
+    stack, noise = _weighed(stack, inside, like, seed, problem, progress)
+    solve = reconstruct_orientation if noise is None else reconstruct_weighed
+    found = solve(
         stack,
         inside,
         settings,
         seed=seed,
         problem=problem(stack, inside.shape),
+        make=lambda part: problem(part, inside.shape, near=True),
         progress=progress,
     )
-    _save_orientation(out, found)
+    _save_orientation(out, found, noise)
+
+
+def _weighed(
+    stack: DifferencedStack,
+    inside: NDArray[np.bool_],
+    like: Path | None,
+    seed: int,
+    problem: Problem,
+    progress: ProgressCallback = silent,
+) -> tuple[DifferencedStack, dict[int, float] | None]:
+    """Rows of a joint reconstruction weighed by their noise, as found before where that was."""
+    if not is_joint(stack):
+        return stack, None
+    if like is None:
+        term = problem(stack, inside.shape)
+        noise = measure_rows(stack, inside, term, seed=seed, progress=progress)
+        if isinstance(term, ShardedLeastSquares):
+            term.close()
+        noise = trust_means(
+            stack,
+            inside,
+            noise,
+            make=lambda part: problem(part, inside.shape, near=True),
+            seed=seed,
+            progress=progress,
+        )
+    else:
+        noise = {int(kind): value for kind, value in read_json(like)["row_noise"].items()}
+    return weigh_rows(stack, noise), noise
 
 
 def solve_twin(
@@ -352,35 +425,46 @@ def solve_twin(
     Writes what `solve_orientation` writes.
     """
     inside = np.load(support)
+    stack, noise = _weighed(load_all(stacks), inside, like, seed, problem)
     with np.load(fields) as known:
         twin = twin_of_orientation(
-            load_all(stacks),
+            stack,
             known["axis"],
             known["magnitude"],
             int(read_json(like)["sign"]),
             np.random.default_rng([seed, 1]),
+            None if noise is None else known["isotropic"],
         )
-    found = reconstruct_orientation(
+    solve = reconstruct_orientation if noise is None else reconstruct_weighed
+    found = solve(
         twin,
         inside,
         settings,
         seed=seed,
         problem=problem(twin, inside.shape),
+        make=lambda part: problem(part, inside.shape, near=True),
         progress=progress,
     )
-    _save_orientation(out, found)
+    _save_orientation(out, found, noise)
 
 
-def _save_orientation(out: Path, found: OrientationResult) -> None:
+def _save_orientation(
+    out: Path, found: OrientationResult, noise: Mapping[int, float] | None
+) -> None:
+    arrays = {} if found.isotropic is None else {"isotropic": found.isotropic}
     np.savez(
         out / "fields.npz",
         tensor=found.tensor,
         axis=found.axis,
         magnitude=found.magnitude,
         uniaxiality=found.uniaxiality,
+        **arrays,  # type: ignore[arg-type]
     )
     write_json(out / "residuals.json", found.residuals)
-    write_json(out / "found.json", {"smoothness": found.smoothness, "sign": found.sign})
+    words: dict[str, Any] = {"smoothness": found.smoothness, "sign": found.sign}
+    if noise is not None:
+        words["row_noise"] = {str(kind): value for kind, value in noise.items()}
+    write_json(out / "found.json", words)
 
 
 def solve_vector(
@@ -402,6 +486,7 @@ def solve_vector(
         inside,
         settings,
         problem=problem(stack, inside.shape, scheme=scheme),
+        make=lambda part: problem(part, inside.shape, scheme=scheme, near=True),
         seed=seed,
         progress=progress,
     )

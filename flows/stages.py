@@ -265,7 +265,7 @@ def align(
         "partial": found.partial,
     }
     if pair is not None:
-        arrays["shifts_1"] = found.shifts + _turned(pair, found.turns_rad, found.scales)
+        arrays["shifts_1"] = found.shifts + turned(pair, found.turns_rad, found.scales)
     np.savez(out / "alignment.npz", **arrays)  # type: ignore[arg-type]
     np.save(out / "volume.npy", found.volume)
 
@@ -285,7 +285,7 @@ def one_shape(first: PhaseStack, second: PhaseStack) -> tuple[PhaseStack, PhaseS
     )
 
 
-def _turned(
+def turned(
     shifts: NDArray[np.float64], turns_rad: NDArray[np.float64], scales: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Shifts `(dy, dx)` of frames as they are after the frames were turned from x towards y."""

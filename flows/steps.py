@@ -27,6 +27,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
+from flows.limits import one_line_when_full
 from pipeline.errors import InputError, ResourceError
 from pipeline.progress import ProgressCallback, silent
 
@@ -115,6 +116,7 @@ def code_version(leave_out: tuple[str, ...] = ()) -> str:
         "measures.py",
         "robustness.py",
         "topology.py",
+        "views.py",
         "steps.py",
     )
     files += [root / "flows" / name for name in names]
@@ -295,7 +297,9 @@ class Workspace:
             case BaseModel():
                 return value.model_dump(mode="json")
             case Mapping():
-                return {str(key): self._canonical(item) for key, item in value.items()}
+                # Whether an argument that cannot change the outcome is there cannot either.
+                keyed = {k: item for k, item in value.items() if not isinstance(item, Unkeyed)}
+                return {str(key): self._canonical(item) for key, item in keyed.items()}
             case str() | int() | float() | None:
                 return value
             case Sequence():
@@ -331,8 +335,14 @@ class Workspace:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         started = time.monotonic()
+        files = _files(arguments)
+        before = [_identity(path) for path in files]
         try:
-            run(function, {"out": temporary, **_opened(dict(arguments))}, progress)
+            with one_line_when_full(self.folder):
+                run(function, {"out": temporary, **_opened(dict(arguments))}, progress)
+            for path, identity in zip(files, before, strict=True):
+                if _identity(path) != identity:
+                    raise InputError("changed while it was read", path=path)
             seconds = time.monotonic() - started
             outputs = {
                 file.relative_to(temporary).as_posix(): {
@@ -353,6 +363,27 @@ class Workspace:
         for output, known in outputs.items():
             self.fingerprints.trust(folder / output, str(known["sha256"]))
         return StepResult(name, folder, key, seconds, reused=False)
+
+
+def _files(value: Any) -> list[Path]:
+    """Files among the arguments that a step is keyed by."""
+    match value:
+        case Path():
+            return [value]
+        case Mapping():
+            return [path for item in value.values() for path in _files(item)]
+        case list() | tuple():
+            return [path for item in value for path in _files(item)]
+    return []
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    """What changes when a file is written or replaced; None where there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
 def _opened(value: Any) -> Any:

@@ -11,16 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 
-from flows import products, solves, stages
+from flows import products, solves, stages, views
 from flows.analyses import ANALYSES, Analysis, Sources
 from flows.robustness import study_of
 from flows.run import Assembled, Group, Run
 from flows.steps import StepResult, Unkeyed
 from pipeline.io.products import UNKNOWN_PIXEL_SIZE_M
+from pipeline.plan_resources import volume_bytes
 from schemas.series import Series
 
 OPTIONS: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False, "retries": 0}
@@ -43,11 +45,14 @@ def prepare(run: Run, series: Series) -> StepResult:
 @task(name="align", task_run_name="align {group.name}", **OPTIONS)
 def align(run: Run, group: Group, prepared: Sequence[StepResult]) -> StepResult:
     """Shifts of the frames of one mounting."""
-    arguments = {
+    arguments: dict[str, Any] = {
         "phases": [step.path("phase.h5") for step in prepared],
         "settings": run.recipe.align,
     }
-    return run.step(f"align-{group.name}", stages.align, arguments, log=get_run_logger().info)
+    if group.by_view:
+        arguments["polarisations"] = views.polarisations_of(group.members)
+    function = views.align if group.by_view else stages.align
+    return run.step(f"align-{group.name}", function, arguments, log=get_run_logger().info)
 
 
 @task(name="register", task_run_name="register {group.name}", **OPTIONS)
@@ -83,12 +88,22 @@ def assemble(
         "motion": None if motion is None else motion.path("motion.npz"),
         "base": run.layout.reference.base().tolist(),
         "shape": shape,
-        "kind": group.kind,
-        "degree": group.degree,
+        **_contrast(group, assembled=True),
         "point_spread_px": run.recipe.projection.point_spread_px,
     }
+    function = views.assemble if group.by_view else stages.assemble
     log = get_run_logger().info
-    return run.step(f"assemble-{group.name}{suffix}", stages.assemble, arguments, log=log)
+    return run.step(f"assemble-{group.name}{suffix}", function, arguments, log=log)
+
+
+def _contrast(group: Group, *, assembled: bool) -> dict[str, Any]:
+    """How the frames of a group become what is fitted."""
+    if not group.by_view:
+        return {"kind": group.kind, "degree": group.degree}
+    found: dict[str, Any] = {"joint": group.joint}
+    if assembled:
+        found["polarisations"] = views.polarisations_of(group.members)
+    return found
 
 
 @task(name="align jointly", task_run_name="{name}", **OPTIONS)
@@ -104,7 +119,10 @@ def joint(
     assembled = [data.assembled[group.name] for group in groups]
     arguments = {
         "differences": [step.path("differenced.h5") for step in assembled],
-        "means": [step.path("scalar.h5") for step in assembled],
+        "means": [
+            step.path("means.h5" if group.by_view else "scalar.h5")
+            for group, step in zip(groups, assembled, strict=True)
+        ],
         "alignments": {g.name: data.aligned[g.name].path("alignment.npz") for g in groups},
         "volume": volume.path("volume.npy"),
         "support": inside.path("support.npy"),
@@ -149,12 +167,12 @@ def enter_aligned(run: Run, group: Group, shape: tuple[int, int]) -> StepResult:
         "folder": inputs[0]["folder"],
         "files": [path for item in inputs for path in item["files"]],
         "shape": shape,
-        "kind": group.kind,
-        "degree": group.degree,
+        **_contrast(group, assembled=False),
         "point_spread_px": run.recipe.projection.point_spread_px,
     }
+    function = views.enter_aligned if group.by_view else stages.enter_aligned
     log = get_run_logger().info
-    return run.step(f"assemble-{group.name}", stages.enter_aligned, arguments, log=log)
+    return run.step(f"assemble-{group.name}", function, arguments, log=log)
 
 
 @task(name="enter differenced", task_run_name="enter {series.name}", **OPTIONS)
@@ -223,39 +241,50 @@ def density(
 
 
 @task(name="orientation", task_run_name="{name}", **OPTIONS)
-def orientation(
-    run: Run,
-    name: str,
-    stacks: Sequence[Path],
-    inside: StepResult,
-    half: int | None = None,
-    whole: StepResult | None = None,
+def orientation(run: Run, name: str, stacks: Sequence[Path], inside: StepResult) -> StepResult:
+    """Crystal axes of all data."""
+    arguments = _orientation_arguments(run, stacks, inside)
+    needs = solves.orientation_bytes(stacks, inside.path("support.npy"))
+    log = get_run_logger().info
+    return run.solve(name, solves.solve_orientation, arguments, log=log, needs=needs)
+
+
+@task(name="orientation of a half", task_run_name="orientation-half-{half}", **OPTIONS)
+def half_orientation(
+    run: Run, stacks: Sequence[Path], inside: StepResult, half: int, whole: StepResult
 ) -> StepResult:
-    """Crystal axes, of all data or, with the strength that was found for them, of one half."""
+    """Crystal axes of one half of the data, with the strength that was found for all."""
     arguments = {
-        "stacks": list(stacks),
-        "support": inside.path("support.npy"),
-        "settings": run.recipe.orientation,
-        "seed": run.recipe.seed,
+        **_orientation_arguments(run, stacks, inside),
         "half": half,
-        "like": None if whole is None else whole.path("found.json"),
+        "like": whole.path("found.json"),
     }
-    return run.solve(name, solves.solve_orientation, arguments, log=get_run_logger().info)
+    name = f"orientation-half-{half}"
+    needed = solves.orientation_bytes(stacks, inside.path("support.npy"))
+    log = get_run_logger().info
+    return run.member(name, solves.solve_orientation, arguments, needed, log=log)
 
 
 @task(name="orientation twin", **OPTIONS)
 def twin(run: Run, stacks: Sequence[Path], whole: StepResult, inside: StepResult) -> StepResult:
     """Crystal axes of a twin of the measurement, for their uncertainty."""
     arguments = {
-        "stacks": list(stacks),
+        **_orientation_arguments(run, stacks, inside),
         "fields": whole.path("fields.npz"),
         "like": whole.path("found.json"),
+    }
+    needed = solves.orientation_bytes(stacks, inside.path("support.npy"))
+    log = get_run_logger().info
+    return run.member("orientation-twin", solves.solve_twin, arguments, needed, log=log)
+
+
+def _orientation_arguments(run: Run, stacks: Sequence[Path], inside: StepResult) -> dict[str, Any]:
+    return {
+        "stacks": list(stacks),
         "support": inside.path("support.npy"),
         "settings": run.recipe.orientation,
         "seed": run.recipe.seed,
     }
-    log = get_run_logger().info
-    return run.solve("orientation-twin", solves.solve_twin, arguments, log=log)
 
 
 @task(name="magnetisation", **OPTIONS)
@@ -267,7 +296,8 @@ def magnetisation(run: Run, stacks: Sequence[Path], inside: StepResult) -> StepR
         "settings": run.recipe.vector,
         "seed": run.recipe.seed,
     }
-    return run.solve("magnetisation", solves.solve_vector, arguments, log=get_run_logger().info)
+    log, needs = get_run_logger().info, field_bytes(inside, 3)
+    return run.solve("magnetisation", solves.solve_vector, arguments, log=log, needs=needs)
 
 
 @task(name="assess orientation", **OPTIONS)
@@ -342,6 +372,12 @@ def report(run: Run, made: StepResult) -> StepResult:
     )
     products.publish(step.path("report.html"), run.workspace.folder)
     return step
+
+
+def field_bytes(inside: StepResult, components: int) -> int:
+    """Memory of the solver of a field on the support [byte]."""
+    nz, ny, nx = np.load(inside.path("support.npy"), mmap_mode="r").shape
+    return volume_bytes((nz, ny, nx), components)
 
 
 def voxel_size_m(run: Run) -> float:

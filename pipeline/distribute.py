@@ -52,6 +52,7 @@ __all__ = [
     "ShardedLeastSquares",
     "TreeSum",
     "check_worker_memory",
+    "fits_a_worker",
     "one_at_a_time",
     "partial_product",
     "split_projections",
@@ -59,6 +60,9 @@ __all__ = [
 
 FIELD_COPIES = 4
 """Fields that a worker holds at once: input, gradient, and two in the axis' own frame."""
+
+FULLEST = 0.9
+"""Share of a worker's memory that may be planned for."""
 
 ATTEMPTS = 20
 """Times that one product is tried before workers count as lost for good: a minute and a half, in
@@ -181,6 +185,19 @@ class DistributedLeastSquares(ShardedLeastSquares):
         )
 
 
+def smallest_worker(client: Client) -> int:
+    """Memory of the smallest worker [byte]; 0 where none has a limit."""
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    limits = [int(info.get("memory_limit") or 0) for info in workers]
+    return min((limit for limit in limits if limit > 0), default=0)
+
+
+def fits_a_worker(client: Client, needed: int) -> bool:
+    """Whether every worker has so much memory [byte]."""
+    smallest = smallest_worker(client)
+    return not smallest or needed <= FULLEST * smallest
+
+
 def check_worker_memory(client: Client, needed: int) -> None:
     """Refuse before starting what would not fit into the smallest worker.
 
@@ -189,10 +206,8 @@ def check_worker_memory(client: Client, needed: int) -> None:
     ResourceError
         Says how much is needed and how much there is.
     """
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    limits = [int(info.get("memory_limit") or 0) for info in workers]
-    smallest = min((limit for limit in limits if limit > 0), default=0)
-    if smallest and needed > 0.9 * smallest:
+    smallest = smallest_worker(client)
+    if not fits_a_worker(client, needed):
         raise ResourceError(
             f"a worker needs {needed / 2**30:.2f} GiB, the smallest one has "
             f"{smallest / 2**30:.2f} GiB; use more workers or workers with more memory"

@@ -102,7 +102,8 @@ class ShardedLeastSquares(ABC):
     Raises
     ------
     InputError
-        If no pixel has weight.
+        If data, rotations and weights differ in number, data that count are not finite, or no pixel
+        has weight.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class ShardedLeastSquares(ABC):
         pixel_weights: PixelWeights | None = None,
         scheme: Scheme = "series",
     ):
+        _check_stack(stack)
         self.scheme: Scheme = scheme
         self.field_shape: tuple[int, int, int, int] = (stack.weights.shape[1], *volume_shape)
         self.shards = split_projections(stack.rotations)
@@ -135,17 +137,38 @@ class ShardedLeastSquares(ABC):
         """`A^T W A x`, (c, z, y, x) float32."""
         return self._product("normal", field)[0]
 
+    @abstractmethod
+    def close(self) -> None:
+        """Free what the shards take; results already returned stay valid."""
+
     def _square(self, stack: DifferencedStack, indices: Indices) -> float:
         """Weighted sum of squares of a shard's data."""
+        data = stack.data[indices]
         if self.pixel_weights is None:
-            return float(np.sum(np.square(stack.data[indices], dtype=np.float64)))
-        weights = rows_of(self.pixel_weights, indices)
-        data = without_unmeasured(stack.data[indices], weights)
-        return float(np.sum(np.square(data, dtype=np.float64) * weights))
+            square = float(np.sum(np.square(data, dtype=np.float64)))
+        else:
+            weights = rows_of(self.pixel_weights, indices)
+            data = without_unmeasured(data, weights)
+            square = float(np.sum(np.square(data, dtype=np.float64) * weights))
+        if not np.isfinite(square):
+            bad = ~np.isfinite(data).all(axis=(1, 2))
+            first = int(indices[int(np.argmax(bad))])
+            raise InputError(f"projection {first} holds non-finite values")
+        return square
 
     @abstractmethod
     def _product(self, operation: Operation, field: Field) -> tuple[Field, float]:
         """Fixed-order sum of the shards' partial products."""
+
+
+def _check_stack(stack: DifferencedStack) -> None:
+    """Refuse a stack that is not the one of its geometry."""
+    n = len(stack.rotations)
+    if stack.data.ndim != 3 or len(stack.data) != n or stack.weights.shape[:1] != (n,):
+        raise InputError(
+            f"expected a stack of {n} projections (n, ny, nx), one for each rotation, found "
+            f"{stack.data.shape} with weights {stack.weights.shape}"
+        )
 
 
 def rows_of(weights: Any, indices: Indices) -> Any:
@@ -184,6 +207,10 @@ class InProcessLeastSquares(ShardedLeastSquares):
             )
             for i in self.shards
         ]
+
+    def close(self) -> None:
+        """Free the shards' data."""
+        self._problems = []
 
     def _product(self, operation: Operation, field: Field) -> tuple[Field, float]:
         total = TreeSum()

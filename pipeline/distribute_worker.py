@@ -32,7 +32,7 @@ from pipeline.tomography.solvers import LocalLeastSquares, PixelWeights
 CACHED_SHARDS = 64
 """Most shards that a worker process keeps in memory."""
 
-_cache: OrderedDict[str, LocalLeastSquares] = OrderedDict()
+_cache: OrderedDict[tuple[str, tuple[int, int, int], str], LocalLeastSquares] = OrderedDict()
 one_at_a_time = Lock()
 """The kernels' threads must not be entered twice at once in one process."""
 
@@ -56,9 +56,10 @@ def partial_product(
     field_file : `.npy`, (c, z, y, x) float32.
     """
     with one_at_a_time:
-        key = f"{Path(shard_file).name} {volume_shape} {scheme}"
+        key = (shard_file, volume_shape, scheme)
         problem = _cache.pop(key, None)
         if problem is None:
+            forget_removed()
             with np.load(shard_file) as shard:
                 weights = shard.get("pixel_weights")
                 problem = shard_problem(
@@ -74,6 +75,12 @@ def partial_product(
         while len(_cache) > CACHED_SHARDS:
             _cache.popitem(last=False)
         return apply_to(problem, operation, np.load(field_file))
+
+
+def forget_removed() -> None:
+    """Drop the shards of data terms that the driver has closed."""
+    for key in [key for key in _cache if not Path(key[0]).exists()]:
+        del _cache[key]
 
 
 def write_shard(

@@ -15,12 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.analyse.energies import check_chemistry
-from pipeline.errors import DichrotomoError, InputError
+from pipeline.errors import DichrotomoError, GeometryError, InputError
 from pipeline.io import reader_for
 from pipeline.io.beamtime import kept_indices, series_angles
 from pipeline.io.raw import SeriesInfo, inspect_series, not_finite_inside
-from pipeline.plan_geometry import Geometry, geometry_table, judge_geometry, nominal_geometry
-from pipeline.plan_resources import Prediction, Rows, predict, prediction_table
+from pipeline.plan_geometry import (
+    Geometry,
+    check_geometry,
+    geometry_table,
+    judge_beamtime,
+    mountings_table,
+)
+from pipeline.plan_resources import Prediction, predict, prediction_table
+from pipeline.plan_views import Rows, ViewGroup, view_groups, views_table
 from pipeline.preprocess.resample import SAME_SCALE
 from pipeline.progress import Progress, ProgressCallback, silent
 from schemas.beamtime import Beamtime
@@ -65,6 +72,7 @@ class Plan:
     geometry: list[Geometry]
     prediction: Prediction | None
     problems: list[str] = field(default_factory=list)
+    polarisations: list[ViewGroup] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """The plan as JSON values."""
@@ -72,8 +80,13 @@ class Plan:
 
     def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
         """Title, headers and rows of each table that a person reads."""
-        tables = [_series_table(self.series)]
-        tables += [geometry_table(geometry) for geometry in self.geometry]
+        tables = [_series_table(self.series)] if self.series else []
+        if self.polarisations:
+            tables.append(views_table(self.polarisations))
+        for geometry in self.geometry:
+            tables.append(geometry_table(geometry))
+            if len(geometry.mountings) > 1:
+                tables.append(mountings_table(geometry))
         if self.prediction is not None:
             tables.append(prediction_table(self.prediction))
         return tables
@@ -121,11 +134,53 @@ def make_plan(
         problems.append(str(error))
     if problems:
         return Plan(plans, [], None, problems)
-    geometry = []
-    for contrast, (rotations, weights) in nominal_geometry(beamtime, folder).items():
-        diameter = max(info.shape[1] for info in infos.values())
-        geometry.append(judge_geometry(contrast, rotations, weights, diameter))
-    return Plan(plans, geometry, predict(beamtime, recipe, infos), problems)
+    width = max(info.shape[1] for info in infos.values())
+    geometry: list[Geometry] = []
+    used: list[ViewGroup] = []
+    try:
+        used = view_groups(beamtime, folder, recipe.orientation.polarisations)
+        geometry = judge_beamtime(beamtime, folder, width, recipe.orientation.polarisations)
+        if not recipe.geometry.force:
+            check_geometry(beamtime, geometry)
+    except DichrotomoError as error:
+        problems.append(str(error))
+    return Plan(plans, geometry, predict(beamtime, recipe, infos, used), problems, used)
+
+
+def judge_plan(beamtime: Beamtime, folder: Path, recipe: Recipe, width: int) -> Plan:
+    """Judge a beamtime that has not been measured yet: its geometry alone.
+
+    Parameters
+    ----------
+    beamtime : tilts, polarisations and angles as they are planned.
+    folder : that its files are relative to.
+    recipe : settings of the run.
+    width : of the frames [pixel], taken for the diameter of the sample.
+    """
+    geometry = judge_beamtime(beamtime, folder, width, recipe.orientation.polarisations)
+    problems = []
+    if not recipe.geometry.force:
+        try:
+            check_geometry(beamtime, geometry)
+        except GeometryError as error:
+            problems.append(str(error))
+    used = view_groups(beamtime, folder, recipe.orientation.polarisations)
+    return Plan([], geometry, None, problems, used)
+
+
+def check_determined(
+    beamtime: Beamtime, folder: Path, recipe: Recipe, infos: Mapping[str, SeriesInfo]
+) -> None:
+    """Refuse a run whose geometry cannot determine what it is to reconstruct, unless forced.
+
+    Raises
+    ------
+    GeometryError : names the components.
+    """
+    if not recipe.geometry.force:
+        width = max(info.shape[1] for info in infos.values())
+        polarisations = recipe.orientation.polarisations
+        check_geometry(beamtime, judge_beamtime(beamtime, folder, width, polarisations))
 
 
 def inspect_all(beamtime: Beamtime, folder: Path) -> dict[str, SeriesInfo]:

@@ -2,18 +2,62 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pipeline.align.joint import ITERATIONS, WIDEST
 from pipeline.io.raw import SeriesInfo
+from pipeline.plan_views import Rows, ViewGroup
+from pipeline.reconstruct.joint_orientation import FIRST_ITERATIONS
 from schemas.beamtime import Beamtime
 from schemas.recipe import Recipe
 
-Rows = tuple[str, list[str], list[list[str]]]
-"""Title, headers and rows of a table."""
-
 VOXEL_UPDATES_PER_SECOND = 1.0e9
 """Projected voxels and components of one core in a second, measured on 2 cores at 128³."""
+
+BASE_BYTES = 300 * 2**20
+"""Interpreter, libraries and compiled kernels of one process."""
+
+ROUNDS_PER_LEVEL = 8
+"""Rounds of alignment at full resolution that are usual, with their tomogram and reprojection."""
+
+STEP_PRODUCTS = 1.3
+"""Gradients that a quasi-Newton step takes, line search included."""
+
+SEARCH_PRODUCTS = 60
+"""Gradients that the search for the strength of a prior takes: four to six strengths."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a stage holds at its peak, and works on.
+
+    Attributes
+    ----------
+    components : of the field.
+    combinations : of them that are projected.
+    rows : rows of data for each view.
+    stacks : times that all rows are held.
+    volumes : volumes of one component that are held.
+    """
+
+    components: int
+    combinations: int
+    rows: int
+    stacks: float
+    volumes: float
+
+
+STAGES: Mapping[str, Needs] = {
+    "scalar": Needs(1, 1, 1, 3.0, 8.0),
+    "joint alignment": Needs(6, 3, 1, 6.0, 50.0),
+    "orientation": Needs(6, 3, 1, 4.0, 60.0),
+    "orientation, joint polarisations": Needs(7, 4, 2, 4.0, 80.0),
+    "magnetisation": Needs(3, 2, 1, 4.0, 30.0),
+}
+"""Measured by `tests/benchmarks/memory.py`."""
 
 
 @dataclass(frozen=True)
@@ -26,42 +70,128 @@ class Prediction:
     available_bytes: int
 
 
-def predict(beamtime: Beamtime, recipe: Recipe, infos: dict[str, SeriesInfo]) -> Prediction:
+def predict(
+    beamtime: Beamtime,
+    recipe: Recipe,
+    infos: Mapping[str, SeriesInfo],
+    groups: Sequence[ViewGroup] = (),
+) -> Prediction:
     """Memory, disk and time of a run on this machine; the field is taken to fill the frames.
 
-    The estimate of the time is an upper bound where the sample is smaller than its frames.
+    Both are upper bounds where the sample is smaller than its frames.
+
+    Parameters
+    ----------
+    beamtime, recipe : what to do.
+    infos : metadata of every series.
+    groups : how the polarisations of each mounting are fitted.
     """
     ny = max(info.shape[0] for info in infos.values())
     nx = max(info.shape[1] for info in infos.values())
-    voxels = nx * ny * nx
+    volume = nx, ny, nx
     frames = {name: info.n_frames for name, info in infos.items()}
-    pairs = beamtime.pairs()
-    components = 1
-    if pairs:
-        components = 6 if pairs[0][0].polarisation.kind == "linear" else 3
-    elif any(series.contrast == "circular" for series in beamtime.series):
-        components = 3
-    elif any(series.contrast == "linear" for series in beamtime.series):
-        components = 6
-    differenced = sum(frames[first.name] for first, _ in pairs) or sum(frames.values())
-    solves = 3  # the whole set, and both halves for the uncertainty
-    iterations = recipe.orientation.iterations + 1.3 * recipe.orientation.refine_iterations
-    if components == 3:
-        iterations = recipe.vector.iterations or 40
-    # In the frame of its series the tensor needs four combinations, not six.
-    updates = 2.0 * voxels * min(components, 4) * differenced * iterations * (1 + solves) / 2
-    updates += 2.0 * voxels * max(frames.values()) * (recipe.scalar.iterations + 3 * len(frames))
-    cores = len(os.sched_getaffinity(0))
+    views = _views(beamtime, frames, groups)
+    stages = _stages(beamtime, recipe, groups)
+    memory = max(stage_memory(stage, views, (ny, nx), volume) for stage in ("scalar", *stages))
+    longest = 4 * ny * nx * max(frames.values())
+    # A series is held three times while it is aligned, beside its volume.
+    memory = max(memory, BASE_BYTES + 3 * longest + 8 * 4 * math.prod(volume))
+    updates = sum(
+        _updates(stage, recipe, views, volume, beamtime) for stage in ("scalar", "align", *stages)
+    )
+    components = max(STAGES[stage].components for stage in ("scalar", *stages))
+    cores = min(len(os.sched_getaffinity(0)), 4)
     stack = 4 * ny * nx * sum(frames.values())
-    # Solver: ten fields at once; series: the largest stack three times while it is aligned.
-    memory = 10 * 4 * components * voxels + 2 * 4 * ny * nx * differenced
-    memory = max(memory, 3 * 4 * ny * nx * max(frames.values()) + 8 * 4 * voxels)
     return Prediction(
         memory_bytes=memory,
-        disk_bytes=2 * stack + 4 * voxels * (components + 8),
-        seconds=updates / (VOXEL_UPDATES_PER_SECOND * min(cores, 4)),
+        disk_bytes=2 * stack + 4 * math.prod(volume) * (components + 8),
+        seconds=updates / (VOXEL_UPDATES_PER_SECOND * cores),
         available_bytes=available_memory(),
     )
+
+
+def stage_memory(
+    stage: str, views: int, image_shape: tuple[int, int], volume_shape: tuple[int, int, int]
+) -> int:
+    """Peak memory of one stage in one process [byte].
+
+    Parameters
+    ----------
+    stage : key of `STAGES`.
+    views : projections, partners counted once.
+    image_shape : (ny, nx).
+    volume_shape : (z, y, x) of the field.
+
+    Notes
+    -----
+    `python tests/benchmarks/memory.py --size demo` prints predicted against measured.
+    """
+    needs = STAGES[stage]
+    projections = views * needs.rows * math.prod(image_shape)
+    voxels = math.prod(volume_shape)
+    return BASE_BYTES + int(4 * (needs.stacks * projections + needs.volumes * voxels))
+
+
+def _views(beamtime: Beamtime, frames: Mapping[str, int], groups: Sequence[ViewGroup]) -> int:
+    """Rotations at which the dichroic field, or else the scalar one, was seen."""
+    dichroic = sum(group.partners + group.alone for group in groups)
+    dichroic += sum(frames[s.name] for s in beamtime.series if s.state == "differenced")
+    scalar = sum(frames[series.name] for series in beamtime.scalar_series())
+    return max(dichroic, scalar)
+
+
+def _stages(beamtime: Beamtime, recipe: Recipe, groups: Sequence[ViewGroup]) -> list[str]:
+    """Reconstructions beyond the scalar one."""
+    contrasts = {series.contrast for series in beamtime.series}
+    kinds = {m[0].polarisation.kind for m in beamtime.dichroic_groups()} | contrasts
+    stages = []
+    if beamtime.dichroic_groups() and recipe.align.enabled and recipe.align.joint_rounds:
+        stages.append("joint alignment")
+    if "linear" in kinds:
+        joint = any(group.joint for group in groups)
+        stages.append("orientation, joint polarisations" if joint else "orientation")
+    if "circular" in kinds:
+        stages.append("magnetisation")
+    return stages
+
+
+def _updates(
+    stage: str,
+    recipe: Recipe,
+    views: int,
+    volume: tuple[int, int, int],
+    beamtime: Beamtime,
+) -> float:
+    """Voxels times combinations times projections, forth and back, of a stage."""
+    product = 2.0 * math.prod(volume) * views
+    if stage == "align":
+        # Every level halves the size: the last one, at full resolution, is most of the work.
+        prepared = [s for s in beamtime.series if s.state in ("raw", "phase")]
+        share = len(prepared) / max(len(beamtime.series), 1) if recipe.align.enabled else 0.0
+        return product * share * ROUNDS_PER_LEVEL
+    if stage == "scalar":
+        return product * recipe.scalar.iterations
+    combinations = STAGES[stage].combinations
+    if stage == "joint alignment":
+        binning = -(-max(volume) // WIDEST)
+        rounds = recipe.align.joint_rounds * (ITERATIONS + 2)
+        return product * combinations * rounds / binning**3
+    if stage == "magnetisation":
+        vector = recipe.vector
+        steps = (vector.iterations or 40) + STEP_PRODUCTS * vector.refine_iterations
+        return product * combinations * (steps + SEARCH_PRODUCTS)
+    settings = recipe.orientation
+    whole = settings.iterations + STEP_PRODUCTS * settings.refine_iterations
+    # The whole set and its twin; both halves, of half of the data and without refinement.
+    iterations = 2.0 * (whole + SEARCH_PRODUCTS) + settings.iterations
+    if stage != "orientation":
+        iterations += 3.0 * FIRST_ITERATIONS
+    return product * STAGES[stage].rows * combinations * iterations
+
+
+def volume_bytes(shape: tuple[int, int, int], components: int = 1) -> int:
+    """Memory of a solver on a field (c, z, y, x) float32: ten fields at once [byte]."""
+    return 10 * 4 * components * math.prod(shape)
 
 
 def available_memory() -> int:

@@ -162,7 +162,7 @@ class Beamtime(StrictModel):
                 f"expected one quantity, found {' and '.join(sorted(quantities))}"
             )
         labels = [series.polarisation.label for series in members]
-        partner = {"LH": "LV", "LV": "LH", "C+": "C-", "C-": "C+"}
+        partner = {"C+": "C-", "C-": "C+"}
         for series, label in zip(members, labels, strict=True):
             if labels.count(label) > 1:
                 raise ValueError(
@@ -170,16 +170,27 @@ class Beamtime(StrictModel):
                     f"{labels.count(label)} times; expected once"
                 )
             wanted = partner.get(label)
-            if wanted is None:
-                raise ValueError(
-                    f"series '{series.name}': polarisation.angle_deg "
-                    f"{series.polarisation.angle_deg:g}; a difference needs 0 (LH) or 90 (LV)"
-                )
-            if wanted not in labels:
+            if wanted is not None and wanted not in labels:
                 raise ValueError(
                     f"series '{series.name}': {label} at tilt '{tilt}', {energy:g} eV has no "
                     f"{wanted} partner"
                 )
+
+    def dichroic_groups(self) -> list[list[Series]]:
+        """Series of one mounting in different polarisations, in the order of their mounting.
+
+        LH before LV and C+ before C-; linear polarisation may be any list of angles.
+        """
+        order = {"LH": -2.0, "LV": -1.0, "C+": 0.0, "C-": 1.0}
+        return [
+            sorted(
+                members,
+                key=lambda series: order.get(
+                    series.polarisation.label, (series.polarisation.angle_deg or 0.0) % 180.0
+                ),
+            )
+            for members in self._resonant_groups().values()
+        ]
 
     def pairs(self) -> list[tuple[Series, Series]]:
         """Partners to difference: (LH, LV) or (C+, C-), in the order of their mounting."""
@@ -187,7 +198,7 @@ class Beamtime(StrictModel):
         for members in self._resonant_groups().values():
             by_label = {series.polarisation.label: series for series in members}
             for first, second in (("LH", "LV"), ("C+", "C-")):
-                if first in by_label:
+                if first in by_label and second in by_label:
                     found.append((by_label[first], by_label[second]))
         return found
 

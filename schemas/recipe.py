@@ -10,6 +10,9 @@ from schemas.base import StrictModel
 from schemas.cluster import Cluster
 from schemas.operation import ApprovalSettings, PreviewSettings, QualityLimits
 
+Polarisations = Literal["auto", "difference", "joint"]
+"""How frames of linear polarisations are fitted."""
+
 
 class ResampleSettings(StrictModel):
     """Fourier resampling to one pixel size."""
@@ -217,6 +220,14 @@ class VectorSettings(StrictModel):
 class OrientationSettings(StrictModel):
     """XL-DOT: crystal axis from linear dichroism."""
 
+    polarisations: Polarisations = "auto"
+    """What is fitted: the `difference` of partners LH and LV, from which all but the dichroism is
+    gone, with projections whose partner is missing left out; or the frames of all polarisations
+    `joint`ly, with the isotropic part as an unknown of its own, which uses every frame and any list
+    of polarisation angles, in several times the time. `auto` takes the difference, which no error
+    of the isotropic part can spoil, unless a mounting has other polarisations or more projections
+    without a partner than pairs."""
+
     method: Literal["tensor", "random-starts"] = "tensor"
     """Convex tensor solve and rank-one refinement, or the published random-start scheme."""
 
@@ -232,12 +243,14 @@ class OrientationSettings(StrictModel):
     """Derivative that the gradient prior asks to be small: the first suits grains, the second axes
     that turn steadily."""
 
-    refine_iterations: int = Field(default=40, ge=0, le=5000)
-    """Quasi-Newton steps on the rank-one manifold; 0 stops after the tensor stage."""
+    refine_iterations: int = Field(default=60, ge=0, le=5000)
+    """Quasi-Newton steps on the rank-one manifold, the first third with a convex prior; 0 stops
+    after the tensor stage."""
 
     edge_preserving: float | None = Field(default=None, ge=0.0)
     """Strength of the edge-preserving prior of the rank-one stage, in units of the noise of one
-    voxel's gradient, dimensionless; 1.5 when absent, just above what noise does by chance."""
+    voxel's gradient, dimensionless; 2.5 when absent, well above what noise does by chance, which
+    leaves boundaries as they are because the prior hardly grows beyond 12 degrees."""
 
     starts: int = Field(default=5, ge=1, le=100)
     """Random starts of `random-starts`; five were published."""
@@ -414,6 +427,14 @@ class BoundarySettings(StrictModel):
     single voxels; larger ones are listed, since distributions weigh them by their area anyway."""
 
 
+class GeometrySettings(StrictModel):
+    """What a set of tilts and polarisations must be able to tell."""
+
+    force: bool = False
+    """Reconstruct even where a component of the field is seen in no direction at all: what is shown
+    of it is then made up by the prior, so it must be asked for."""
+
+
 class Recipe(StrictModel):
     """Settings of a run. An empty recipe is a good recipe."""
 
@@ -436,6 +457,7 @@ class Recipe(StrictModel):
     edges: EdgeSettings = EdgeSettings()
     chemistry: ChemistrySettings = ChemistrySettings()
     boundaries: BoundarySettings = BoundarySettings()
+    geometry: GeometrySettings = GeometrySettings()
     cluster: Cluster = Cluster()
     preview: PreviewSettings = PreviewSettings()
     limits: QualityLimits = QualityLimits()

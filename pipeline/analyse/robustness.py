@@ -17,9 +17,11 @@ from pipeline.errors import InputError
 from pipeline.io.product import Curve, Map, Product, Table
 from pipeline.io.products import Figure
 from pipeline.stacks import DifferencedStack
-from pipeline.tomography.contrast import linear_weights
+from pipeline.tomography.contrast import TENSOR_COMPONENTS, linear_weights
 from pipeline.tomography.geometry import group_by_axis
 from pipeline.tomography.projector import Projector
+
+TENSOR = len(TENSOR_COMPONENTS)
 
 FEWEST = 4
 """Projections of an axis below which nothing is left to be thinned out."""
@@ -56,22 +58,23 @@ def parts_of(stack: DifferencedStack, *, with_means: bool = False) -> list[Part]
     stack : of all mountings.
     with_means : whether the partners' means are there, which one polarisation needs.
     """
-    groups = [
-        group.indices[np.argsort(group.angles_rad, kind="stable")]
-        for group in group_by_axis(stack.rotations)
-    ]
+    axes = group_by_axis(stack.rotations)
+    groups = [group.indices for group in axes]
+    # Rows of one angle, the difference and the mean of a view say, stay or go together.
+    ranks = [np.unique(group.angles_rad, return_inverse=True)[1] for group in axes]
     total = len(stack.data)
     found = []
     for step, word in ((2, "half"), (4, "a quarter")):
-        if min(len(group) for group in groups) >= FEWEST * step:
-            chosen = np.sort(np.concatenate([group[::step] for group in groups]))
+        if min(int(rank.max()) + 1 for rank in ranks) >= FEWEST * step:
+            kept = [g[rank % step == 0] for g, rank in zip(groups, ranks, strict=True)]
+            chosen = np.sort(np.concatenate(kept))
             found.append(Part(f"angles-{step}", f"{word} of the angles", chosen))
     # Where nearly every projection has an axis of its own there are no mountings to leave out.
     if len(groups) <= total // FEWEST:
         for n in range(len(groups) - 1, 0, -1):
             chosen = np.sort(np.concatenate(groups[:n]))
             found.append(Part(f"tilts-{n}", f"{n} of {len(groups)} tilts", chosen))
-    if with_means and stack.contrast == "linear":
+    if with_means and stack.contrast == "linear" and stack.weights.shape[1] == TENSOR:
         everything = np.arange(total, dtype=np.int64)
         found.append(Part("polarisation-1", "one polarisation", everything, one_polarisation=True))
     return found

@@ -7,6 +7,8 @@ prior and resolution have all had their part in it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
@@ -78,6 +80,54 @@ def _local_median(values: NDArray[np.float32], reach: int) -> NDArray[np.float32
                                 count += 1
                 out[z, y, x] = np.median(near[:count])
     return out
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How stated uncertainties compare with errors, from the smallest to the largest.
+
+    Attributes
+    ----------
+    stated_deg : (bins,) median error that the stated uncertainties predict [degree].
+    found_deg : (bins,) median error that there is [degree].
+    voxels : (bins,) how many voxels each bin has.
+    """
+
+    stated_deg: NDArray[np.float64]
+    found_deg: NDArray[np.float64]
+    voxels: NDArray[np.int64]
+
+    @property
+    def ratio(self) -> NDArray[np.float64]:
+        """(bins,) found over stated; 1 is honest."""
+        return self.found_deg / self.stated_deg
+
+
+def reliability(
+    error_deg: NDArray[np.float64], stated_deg: NDArray[np.float32], bins: int = 5
+) -> Reliability:
+    """Reliability curve: median errors of voxels, sorted by what they state, in equal parts.
+
+    Parameters
+    ----------
+    error_deg : (n,) angle to the truth [degree].
+    stated_deg : (n,) stated rms uncertainty [degree]; voxels that state none are left out.
+    bins : number of parts.
+
+    Raises
+    ------
+    InputError
+        If fewer voxels than bins state an uncertainty.
+    """
+    stated = np.flatnonzero(stated_deg > 0.0)
+    if len(stated) < bins:
+        raise InputError(f"expected at least {bins} stated uncertainties, found {len(stated)}")
+    parts = np.array_split(stated[np.argsort(stated_deg[stated], kind="stable")], bins)
+    return Reliability(
+        np.array([MEDIAN_OF_RMS * np.median(stated_deg[part]) for part in parts]),
+        np.array([np.median(error_deg[part]) for part in parts]),
+        np.array([len(part) for part in parts]),
+    )
 
 
 def half_set_noise(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:

@@ -31,12 +31,13 @@ class LoadedBeamtime:
     folder: Path
 
 
-def load_beamtime(path: str | Path) -> LoadedBeamtime:
+def load_beamtime(path: str | Path, *, planned: bool = False) -> LoadedBeamtime:
     """Read and validate a beamtime file, and see that every file it names exists.
 
     Parameters
     ----------
     path : the YAML file; file patterns in it are relative to its folder.
+    planned : nothing has been measured yet; no file but the angles' has to exist.
 
     Raises
     ------
@@ -47,10 +48,13 @@ def load_beamtime(path: str | Path) -> LoadedBeamtime:
     beamtime, folder = read_beamtime(path)
     for index, series in enumerate(beamtime.series):
         place = f"series[{index}]"
-        _match_files(series, folder, path=path, field=f"{place}.files")
+        if not planned:
+            _match_files(series, folder, path=path, field=f"{place}.files")
         if series.angles_file is not None and not (folder / series.angles_file).is_file():
             message = f"file '{series.angles_file}' does not exist"
             raise InputError(message, path=path, field=f"{place}.angles_file")
+    if planned:
+        return LoadedBeamtime(beamtime, folder)
     if beamtime.support is not None and not (folder / beamtime.support.file).is_file():
         message = f"file '{beamtime.support.file}' does not exist"
         raise InputError(message, path=path, field="support.file")

@@ -28,6 +28,7 @@ def twin_of_orientation(
     magnitude: NDArray[np.float32],
     sign: int,
     rng: np.random.Generator,
+    isotropic: NDArray[np.float32] | None = None,
 ) -> DifferencedStack:
     """Data of a sample that has the reconstructed axes, with the residuals of the real data.
 
@@ -38,6 +39,7 @@ def twin_of_orientation(
     magnitude : (z, y, x) float32 reconstructed `|f|`, zero outside the support.
     sign : sign of `f`.
     rng : throws the signs of the residuals.
+    isotropic : (z, y, x) float32, of polarisations that were fitted jointly.
 
     Returns
     -------
@@ -55,15 +57,21 @@ def twin_of_orientation(
         )
     vectors = (axis * np.sqrt(magnitude)).reshape(3, -1).astype(np.float32)
     tensor = np.float32(sign) * outer_tensor(vectors).reshape(6, *magnitude.shape)
+    support = magnitude > 0
+    field = tensor
+    if isotropic is not None:
+        # The weights of the tensor are traceless then: what it has of a trace is not seen.
+        field = np.concatenate([tensor, isotropic[None]])
+        support = support | (isotropic != 0.0)
     projector = Projector(
         magnitude.shape,
         stack.data.shape[1:],
         stack.rotations,
         stack.weights,
         fastest_scheme(stack.rotations),
-        support=magnitude > 0,
+        support=support,
         point_spread_px=stack.point_spread_px,
     )
-    fitted = projector.forward(np.ascontiguousarray(tensor, dtype=np.float32))
+    fitted = projector.forward(np.ascontiguousarray(field, dtype=np.float32))
     signs = rng.choice(np.array([-1.0, 1.0], np.float32), size=len(stack.data))
     return replace(stack, data=fitted + signs[:, None, None] * (stack.data - fitted))

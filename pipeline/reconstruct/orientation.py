@@ -4,8 +4,8 @@ A projection is linear in the tensor `T = f a aᵀ`, so the tensor is found firs
 least-squares solve with a gradient prior. Then the rank is made one: `T = s v vᵀ` with the sign
 `s = ±1` of the dichroism read off the tensors and `v = √|f| a`, starting from the tensor's
 principal axis, with an edge-preserving prior on `T` that sees neither the sign of `v` nor its
-direction. The published scheme, descent on the axis itself from random starts, is kept as
-`method: random-starts`.
+direction, and that spares the jumps at grain boundaries. The published scheme, descent on the axis
+itself from random starts, is kept as `method: random-starts`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,15 @@ from pipeline.reconstruct.axes import (
     principal_axes,
     upper_half,
 )
+from pipeline.reconstruct.joint_orientation import (
+    is_joint,
+    measure_rows,
+    solve_jointly,
+    trust_means,
+    weigh_rows,
+)
 from pipeline.reconstruct.random_starts import descend_axis
-from pipeline.reconstruct.smooth import EDGE_STRENGTH, check_inputs, smooth_solution
+from pipeline.reconstruct.smooth import EDGE_STRENGTH, MakeTerm, check_inputs, smooth_solution
 from pipeline.stacks import DifferencedStack
 from pipeline.tomography.minimise import Objective, ResidualCurve, quasi_newton
 from pipeline.tomography.priors import EdgePreservingPrior, Mask, component_metric, unpack
@@ -36,6 +43,20 @@ from pipeline.tomography.solvers import (
     conjugate_gradient,
 )
 from schemas.recipe import OrientationSettings
+
+KNEE = 0.3
+"""Gradient, relative to the rms field, beyond which the rank-one prior grows as a logarithm: axes
+that differ by 12 degrees. A boundary then costs nearly the same whatever its misorientation, so
+that no jump is made smaller by the prior, which a convex one does to every voxel beside it."""
+
+KNEE_STRENGTH = 2.5
+"""Default strength of that prior in units of the noise of one voxel's gradient: it no longer has
+to be weak for the sake of the jumps. Three pillars of other grains, noise and angles, and one whose
+axes turn steadily, all prefer 2 to 4 to the 1.5 of the convex one."""
+
+CONVEX_PART = 1.0 / 3.0
+"""Part of the rank-one steps that use the convex prior, at `EDGE_STRENGTH` where the other has
+`KNEE_STRENGTH`: the other has many minima, and is to start near the best of them."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +77,8 @@ class OrientationResult:
     stopped : why the last stage ended.
     smoothness : relative strength of the gradient prior of the tensor stage.
     edge_preserving : relative strength of the prior of the rank-one stage, 0 without one.
+    isotropic : (z, y, x) float32, mean over all directions `f0 + f / 3` [data per voxel], of
+        polarisations that were fitted jointly; None of differences, which do not see it.
     """
 
     tensor: NDArray[np.float32]
@@ -67,6 +90,7 @@ class OrientationResult:
     stopped: str
     smoothness: float
     edge_preserving: float
+    isotropic: NDArray[np.float32] | None = None
 
 
 def reconstruct_orientation(
@@ -76,18 +100,21 @@ def reconstruct_orientation(
     *,
     seed: int = 0,
     problem: LeastSquares | None = None,
+    make: MakeTerm | None = None,
     progress: ProgressCallback = silent,
 ) -> OrientationResult:
     """Reconstruct the crystal axis of every voxel of the support.
 
     Parameters
     ----------
-    stack : linear difference, weights (n, 6).
+    stack : linear difference, weights (n, 6); or rows of `pipeline.align.views.joint_rows`,
+        weights (n, 7), which are weighed here by what they are missed by.
     support : (z, y, x) bool, the volume to reconstruct and where the field may differ from zero.
     settings : method, iterations and strengths.
     seed : of the random starts and of random probes.
     problem : the data term where it is computed elsewhere (a cluster); computed in this process
-        from `stack` when absent. Held-out projections are always taken from `stack`.
+        from `stack` when absent. Held-out projections are always predicted in this process.
+    make : makes data terms of parts of the projections where they are computed elsewhere.
     progress : reports every iteration.
 
     Returns
@@ -108,6 +135,13 @@ def reconstruct_orientation(
     doi 10.1088/1367-2630/ae0eaa.
     """
     check_inputs(stack, support, "linear", "an orientation")
+    if is_joint(stack):
+        noise = measure_rows(stack, support, problem, seed=seed, progress=progress)
+        noise = trust_means(stack, support, noise, make=make, seed=seed, progress=progress)
+        weighed = weigh_rows(stack, noise)
+        return reconstruct_weighed(
+            weighed, support, settings, seed=seed, make=make, progress=progress
+        )
     scheme = fastest_scheme(stack.rotations)
     projector = Projector(
         support.shape,
@@ -132,6 +166,7 @@ def reconstruct_orientation(
         seed=seed,
         stage="orientation",
         order=settings.prior_order,
+        make=make,
         progress=progress,
     )
     packed = smooth.solution.field[:, support]
@@ -141,17 +176,19 @@ def reconstruct_orientation(
     vectors = principal.axis * np.sqrt(np.maximum(principal.contrast, 0.0))
     strength = 0.0
     if settings.refine_iterations > 0:
-        strength = EDGE_STRENGTH if settings.edge_preserving is None else settings.edge_preserving
-        refined = refine_rank_one(
-            problem,
-            vectors,
-            smooth.edge_prior(strength, support, _typical(principal.contrast)),
-            sign=sign,
-            iterations=settings.refine_iterations,
-            progress=progress,
-        )
-        vectors, stopped = refined.vectors, refined.stopped
-        residuals = residuals + refined.residuals
+        strength = KNEE_STRENGTH if settings.edge_preserving is None else settings.edge_preserving
+        typical = _typical(principal.contrast)
+        convex = round(CONVEX_PART * settings.refine_iterations)
+        for steps, part, knee in (
+            (convex, EDGE_STRENGTH / KNEE_STRENGTH, 0.0),
+            (settings.refine_iterations - convex, 1.0, KNEE),
+        ):
+            prior = smooth.edge_prior(part * strength, support, typical, knee=knee)
+            refined = refine_rank_one(
+                problem, vectors, prior, sign=sign, iterations=steps, progress=progress
+            )
+            vectors, stopped = refined.vectors, refined.stopped
+            residuals = residuals + refined.residuals
     length = np.linalg.norm(vectors, axis=0)
     # Where the refinement found no dichroism at all, the tensor's axis is the best there is.
     axis = np.divide(vectors, length, out=principal.axis.copy(), where=length > 0.0)
@@ -165,6 +202,49 @@ def reconstruct_orientation(
         stopped=stopped,
         smoothness=smooth.smoothness,
         edge_preserving=strength,
+    )
+
+
+def reconstruct_weighed(
+    stack: DifferencedStack,
+    support: NDArray[np.bool_],
+    settings: OrientationSettings,
+    *,
+    seed: int = 0,
+    problem: LeastSquares | None = None,
+    make: MakeTerm | None = None,
+    progress: ProgressCallback = silent,
+) -> OrientationResult:
+    """Reconstruct the crystal axis from polarisations that are fitted jointly.
+
+    Parameters
+    ----------
+    stack : from `weigh_rows`.
+    support, settings, seed, problem, make, progress : as in `reconstruct_orientation`.
+
+    Raises
+    ------
+    InputError, ConvergenceError
+        As `reconstruct_orientation`.
+    """
+    check_inputs(stack, support, "linear", "an orientation")
+    found = solve_jointly(
+        stack, support, settings, problem, seed=seed, make=make, progress=progress
+    )
+    principal = principal_axes(found.tensor, found.sign)
+    length = np.linalg.norm(found.vectors, axis=0)
+    axis = np.divide(found.vectors, length, out=principal.axis.copy(), where=length > 0.0)
+    return OrientationResult(
+        tensor=unpack(found.tensor, support),
+        axis=unpack(upper_half(axis), support),
+        magnitude=unpack(length[None] ** 2, support)[0],
+        uniaxiality=unpack(principal.uniaxiality[None], support)[0],
+        sign=found.sign,
+        residuals=found.residuals,
+        stopped=found.stopped,
+        smoothness=found.smoothness,
+        edge_preserving=found.edge_preserving,
+        isotropic=unpack(found.isotropic[None], support)[0],
     )
 
 

@@ -6,6 +6,7 @@ voxel, and the noise.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +27,9 @@ from pipeline.tomography.projector import Projector
 from pipeline.tomography.solvers import LeastSquares, Solution, conjugate_gradient
 from pipeline.tomography.strength import held_out_strength, mean_diagonal
 from pipeline.tomography.surface import CurvaturePrior, SurfacePrior
+
+MakeTerm = Callable[[DifferencedStack], LeastSquares]
+"""Makes the data term of a stack, in this process or on a cluster."""
 
 EDGE_STRENGTH = 1.5
 """Default strength of the edge-preserving prior in units of the noise of one voxel's gradient,
@@ -57,7 +61,12 @@ class Smooth:
     surface: SurfacePrior | None = None
 
     def edge_prior(
-        self, strength: float, support: Mask, size: float, turn: float = EDGE_SCALE
+        self,
+        strength: float,
+        support: Mask,
+        size: float,
+        turn: float = EDGE_SCALE,
+        knee: float = 0.0,
     ) -> EdgePreservingPrior:
         """Edge-preserving prior for a field of rms `size`.
 
@@ -67,12 +76,15 @@ class Smooth:
         support : (z, y, x) bool.
         size : rms of the field [data per voxel].
         turn : gradient at which the prior turns linear, relative to `size`.
+        knee : gradient from which on it grows as its logarithm only, relative to `size`; 0 for a
+            prior that is convex.
         """
         return EdgePreservingPrior(
             strength * self.noise * float(np.sqrt(self.diagonal)),
             turn * size,
             support,
             component_metric(self.solution.field.shape[0]),
+            knee * size,
         )
 
 
@@ -98,6 +110,7 @@ def smooth_solution(
     stage: str,
     order: Literal[1, 2] = 1,
     surface: float = 0.0,
+    make: MakeTerm | None = None,
     progress: ProgressCallback = silent,
 ) -> Smooth:
     """Minimise `1/2 ‖A x − b‖² + λ/2 ‖∇x‖²` in the support, with `λ` from the data when not given.
@@ -112,6 +125,7 @@ def smooth_solution(
     smoothness : `λ` relative to the mean diagonal of `AᵀA`; None asks the data.
     iterations : most conjugate-gradient iterations.
     seed : of random probes.
+    make : makes the data term of held-in projections where it is computed elsewhere.
     stage, progress : where and under which name to report.
     """
     metric = component_metric(problem.field_shape[0])
@@ -134,6 +148,7 @@ def smooth_solution(
             pixel_weights=stack.valid,
             prior=GradientPrior if order == 1 else CurvaturePrior,
             seed=seed,
+            part=None if make is None else lambda chosen: make(stack.subset(chosen)),
             stage=f"{stage}: prior strength",
             progress=progress,
         )

@@ -14,7 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.progress import ProgressCallback, silent
-from pipeline.reconstruct.smooth import EDGE_SCALE, EDGE_STRENGTH, check_inputs, smooth_solution
+from pipeline.reconstruct.smooth import (
+    EDGE_SCALE,
+    EDGE_STRENGTH,
+    MakeTerm,
+    check_inputs,
+    smooth_solution,
+)
 from pipeline.stacks import DifferencedStack
 from pipeline.tomography.minimise import Objective, ResidualCurve, quasi_newton
 from pipeline.tomography.priors import Field, Mask, Prior, SumOfPriors, inner, unpack
@@ -67,6 +73,7 @@ def reconstruct_vector(
     settings: VectorSettings,
     *,
     problem: LeastSquares | None = None,
+    make: MakeTerm | None = None,
     seed: int = 0,
     progress: ProgressCallback = silent,
 ) -> VectorResult:
@@ -79,6 +86,7 @@ def reconstruct_vector(
     settings : method and strengths.
     problem : the data term where it is computed elsewhere (a cluster), in the scheme that
         `projector_scheme` asks for; computed in this process from `stack` when absent.
+    make : makes data terms of parts of the projections where they are computed elsewhere.
     seed : of the random probe that measures degrees of freedom.
     progress : reports every iteration.
 
@@ -131,6 +139,7 @@ def reconstruct_vector(
         stage="vector",
         order=settings.prior_order,
         surface=settings.surface,
+        make=make,
         progress=progress,
     )
     solution = smooth.solution

@@ -85,6 +85,33 @@ def linear_weights(
     return 0.5 * (1.0 + p) * _outer(along) + 0.5 * (1.0 - p) * _outer(across)
 
 
+def polarised_weights(
+    rotations: ArrayLike, angle_deg: float, degree: float = 1.0
+) -> NDArray[np.float64]:
+    """Weights of the dichroic tensor and of the isotropic part under one linear polarisation.
+
+    Light of any linear polarisation sees `f0 + f_lin (E · a)²`: the trace of the tensor is not to
+    be told from `f0`. So the tensor's weights are made traceless, `E_i E_j - δ_ij / 3`, and the
+    seventh component is the mean over all directions, `f0 + tr T / 3`, with weight one.
+
+    Parameters
+    ----------
+    rotations, angle_deg, degree : as in `linear_weights`.
+
+    Returns
+    -------
+    (n, 7) float64, components xx, yy, zz, yz, xz, xy, isotropic.
+
+    Raises
+    ------
+    GeometryError
+        If the rotations or the degree are none.
+    """
+    weights = linear_weights(rotations, angle_deg, degree)
+    weights[:, :3] -= 1.0 / 3.0
+    return np.concatenate([weights, np.ones((len(weights), 1))], axis=1)
+
+
 def linear_difference_weights(rotations: ArrayLike, degree: float = 1.0) -> NDArray[np.float64]:
     """Weights of horizontal minus vertical polarisation, `degree * (r_x r_x^T - r_y r_y^T)`.
 

@@ -10,8 +10,8 @@ the order of `finufft`'s threads: the last bits depend on how many there are.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,7 @@ class FourierSlices:
     components : (c, r) float32 orthonormal combinations of the field's components.
     coefficients : (n, r) float32 what each projection takes of each.
     point_spread_px : standard deviation of the images' blur [pixel].
+    kept : plans of the transforms, where all projections fit into one batch; not pickled.
     """
 
     volume_shape: tuple[int, int, int]
@@ -57,11 +58,18 @@ class FourierSlices:
     components: NDArray[np.float32]
     coefficients: NDArray[np.float32]
     point_spread_px: float = 0.0
+    kept: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "kept": {}}
 
     def subset(self, chosen: NDArray[Any]) -> FourierSlices:
         """Slices of some of the projections, on the same frame."""
         return replace(
-            self, rotations=self.rotations[chosen], coefficients=self.coefficients[chosen]
+            self,
+            rotations=self.rotations[chosen],
+            coefficients=self.coefficients[chosen],
+            kept={},
         )
 
     def forward(self, field: Any, stack: Any, kernels: Kernels = CPU) -> None:
@@ -72,12 +80,12 @@ class FourierSlices:
         ny, nx = self.image_shape
         y0, x0 = self._corner
         for chosen in self._batches():
-            plan = self._plan(2, len(mixed), chosen, xp)
+            plan = self._planned(2, len(mixed), chosen, xp)
             # One transform comes without its axis, in the library for GPUs too.
             spectra = plan.execute(mixed if len(mixed) > 1 else mixed[0])
             spectra = spectra.reshape(len(mixed), len(chosen), *self._half)
             summed = xp.einsum("mr,rmvu->mvu", xp.asarray(self.coefficients[chosen]), spectra)
-            summed *= xp.asarray(self._passed(chosen))
+            summed *= self._passed(chosen, xp)
             images = fft.fftshift(fft.irfft2(summed, s=self.frame), axes=(1, 2))
             part = slice(int(chosen[0]), int(chosen[-1]) + 1)
             stack[part] = images[:, y0 : y0 + ny, x0 : x0 + nx]
@@ -99,10 +107,11 @@ class FourierSlices:
             part = slice(int(chosen[0]), int(chosen[-1]) + 1)
             images[:, y0 : y0 + ny, x0 : x0 + nx] = stack[part]
             spectra = fft.rfft2(fft.ifftshift(images, axes=(1, 2)))
-            spectra *= xp.asarray(self._passed(chosen) * (double / np.float32(np.prod(self.frame))))
+            spectra *= self._passed(chosen, xp)
+            spectra *= xp.asarray(double / np.float32(np.prod(self.frame)))
             parts = xp.einsum("mr,mvu->rmvu", xp.asarray(self.coefficients[chosen]), spectra)
             parts = xp.ascontiguousarray(parts.reshape(rank, -1).astype(np.complex64))
-            plan = self._plan(1, rank, chosen, xp)
+            plan = self._planned(1, rank, chosen, xp)
             summed = plan.execute(parts if rank > 1 else parts[0]).reshape(rank, *self.volume_shape)
             field += xp.tensordot(xp.asarray(self.components), summed.real, axes=1)
 
@@ -129,14 +138,30 @@ class FourierSlices:
         rows = self.rotations[chosen]
         return rows[:, 0].T[:, :, None, None] * kx + rows[:, 1].T[:, :, None, None] * ky
 
-    def _passed(self, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _keep(self, key: Any, chosen: NDArray[np.int64], make: Callable[[], Any]) -> Any:
+        """Make what one batch needs, once only where there is no other."""
+        if len(chosen) < len(self.rotations):
+            return make()
+        if key not in self.kept:
+            self.kept[key] = make()
+        return self.kept[key]
+
+    def _passed(self, chosen: NDArray[np.int64], xp: Any) -> Any:
         """What passes of each frequency (k, v, u): the point spread, inside the cube that the
         voxels sample; outside are only its copies."""
-        frequencies = self._frequencies(chosen)
-        inside = np.abs(frequencies).max(axis=0) <= np.pi * (1.0 + 1e-12)
-        square = np.sum(frequencies**2, axis=0)
-        passed = inside * np.exp(-0.5 * self.point_spread_px**2 * square)
-        return np.asarray(passed, dtype=np.float32)
+
+        def make() -> Any:
+            frequencies = self._frequencies(chosen)
+            inside = np.abs(frequencies).max(axis=0) <= np.pi * (1.0 + 1e-12)
+            square = np.sum(frequencies**2, axis=0)
+            passed = inside * np.exp(-0.5 * self.point_spread_px**2 * square)
+            return xp.asarray(passed.astype(np.float32))
+
+        return self._keep(("passed", self.frame, xp.__name__), chosen, make)
+
+    def _planned(self, kind: int, n_fields: int, chosen: NDArray[np.int64], xp: Any) -> Any:
+        key = kind, n_fields, self.frame, xp.__name__
+        return self._keep(key, chosen, lambda: self._plan(kind, n_fields, chosen, xp))
 
     def _plan(self, kind: int, n_fields: int, chosen: NDArray[np.int64], xp: Any) -> Any:
         library = _library(xp)

@@ -99,6 +99,7 @@ def held_out_strength(
     prior: PriorOfStrength = GradientPrior,
     iterations: int = 25,
     seed: int = 0,
+    part: Callable[[NDArray[np.intp]], LeastSquares] | None = None,
     stage: str = "prior strength",
     progress: ProgressCallback = silent,
 ) -> HeldOut:
@@ -114,6 +115,8 @@ def held_out_strength(
     prior : makes the prior of a strength.
     iterations : most conjugate-gradient iterations per strength, each from the best field so far.
     seed : of the probe of the diagonal.
+    part : data term of the projections that are not held out, by their indices, where it is
+        computed elsewhere (a cluster).
     stage, progress : where and under which name to report.
 
     Returns
@@ -135,7 +138,12 @@ def held_out_strength(
         raise InputError(f"expected at least 3 projections to hold some out, found {len(data)}")
     held = np.arange(len(data)) % HELD_OUT == min(HELD_OUT, len(data)) // 2
     weights = None if pixel_weights is None else pixel_weights[~held]
-    rest = LocalLeastSquares(projector.subset(np.flatnonzero(~held)), data[~held], weights)
+    fitted = np.flatnonzero(~held)
+    rest: LeastSquares
+    if part is None:
+        rest = LocalLeastSquares(projector.subset(fitted), data[~held], weights)
+    else:
+        rest = part(fitted)
     if rest.data_norm2 <= 0.0:
         raise InputError("the projections are all zero: there is nothing to reconstruct")
     checked = projector.subset(np.flatnonzero(held))

@@ -33,7 +33,7 @@ from reconstruction_cases import (
 
 from pipeline.align.angles import refine_angles
 from pipeline.align.turns import misorientation_rms_deg
-from pipeline.distribute import SHARD_PROJECTIONS, InProcessLeastSquares
+from pipeline.distribute_shards import SHARD_PROJECTIONS, InProcessLeastSquares
 from pipeline.reconstruct.orientation import reconstruct_orientation
 from pipeline.reconstruct.scalar import reconstruct_scalar
 from pipeline.reconstruct.vector import reconstruct_vector

@@ -149,7 +149,7 @@ def slurm_rows(size: str, scratch: Path) -> list[Row]:
             same(*files)
             right += 1
         except (AssertionError, OSError) as error:
-            print(f"{entry['name']}: {error}\n{said[-2000:]}", file=sys.stderr)
+            print(f"{entry['name']}: {error}\n{said[-300:]}", file=sys.stderr)
     done = sum(outcome["state"] == "done" for outcome in outcomes)
     detail = f"{done} done, job {cancelled} cancelled, {seconds:.0f} s"
     return [Row(f"batch of {count} on Slurm: results not right", count - right, 0, 0, "", detail)]

@@ -129,6 +129,46 @@ def test_check_reports_series_geometry_and_cost(tiny: Path) -> None:
     assert "Geometry, linear contrast, 96 projections" in table.stdout
 
 
+def test_a_geometry_is_judged_and_drawn_before_any_beam_is_spent(tmp_path: Path) -> None:
+    angles = ", ".join(str(angle) for angle in range(0, 180, 6))
+    lines = ["sample: {name: planned}", "series:"]
+    for name, angle in (("lh", 0), ("lv", 90)):
+        lines += [
+            f"  - name: {name}",
+            f"    files: [{name}/*.h5]",
+            "    tilt: {name: upright}",
+            f"    polarisation: {{kind: linear, angle_deg: {angle}}}",
+            "    energy: {energy_ev: 5468.0}",
+            f"    angles_deg: [{angles}]",
+        ]
+    beamtime, picture = tmp_path / "planned.yaml", tmp_path / "geometry.png"
+    beamtime.write_text("\n".join(lines))
+    command = ["check", str(beamtime), "--planned", "100"]
+    done = runner.invoke(app, [*command, "--picture", str(picture)])
+    assert done.exit_code == 1
+    assert "the geometry cannot determine yz, xy of the orientation tensor" in done.stderr
+    assert "Geometry, linear contrast, 30 projections" in done.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("geometry: {force: true}")
+    assert runner.invoke(app, [*command, "--recipe", str(recipe)]).exit_code == 0
+
+
+def test_a_run_of_one_mounting_is_refused(tiny: Path, tmp_path: Path, cli: Call) -> None:
+    content = yaml.safe_load(tiny.read_text())
+    content["series"] = [s for s in content["series"] if s["name"] in ("tilt1_lh", "tilt1_lv")]
+    path = tiny.parent / "one.yaml"
+    path.write_text(yaml.safe_dump(content))
+    try:
+        done = cli("run", path, "--out", tmp_path / "out")
+    finally:
+        path.unlink()
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the geometry cannot determine yz, xy of the orientation")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_schemas_are_printed() -> None:
     schema = json.loads(runner.invoke(app, ["schema", "beamtime"]).stdout)
     assert "series" in schema["properties"]

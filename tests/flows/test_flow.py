@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 Finished = tuple[Path, subprocess.CompletedProcess[str]]
 Call = Callable[..., subprocess.CompletedProcess[str]]
-STEPS = 48
+STEPS = 49
 
 
 def run_here(beamtime: Path, out: Path, recipe_path: Path, **changes: Any) -> Any:

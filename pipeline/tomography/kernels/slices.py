@@ -198,6 +198,8 @@ def _share_line(
             u = np.uint64(left[m, x])
             v = u + np.uint64(1)
             a, b = shares[m, 0, x], shares[m, 1, x]
+            if a == np.float32(0.0) and b == np.float32(0.0):
+                continue
             for y in range(low, high):
                 value = row[x, y]
                 images[m, u, y] += a * value
@@ -222,6 +224,8 @@ def _share_lines_of_three(
             u = np.uint64(left[m, x])
             v = u + np.uint64(1)
             a, b = shares[m, 0, x], shares[m, 1, x]
+            if a == np.float32(0.0) and b == np.float32(0.0):
+                continue
             c0, c1, c2 = coefficients[m, 0], coefficients[m, 1], coefficients[m, 2]
             for y in range(low, high):
                 value = c0 * row0[x, y] + c1 * row1[x, y] + c2 * row2[x, y]
@@ -247,6 +251,8 @@ def _share_lines(
             u = np.uint64(left[m, x])
             v = u + np.uint64(1)
             a, b = shares[m, 0, x], shares[m, 1, x]
+            if a == np.float32(0.0) and b == np.float32(0.0):
+                continue
             mixed[:] = np.float32(0.0)
             for r in range(n_fields):
                 c = coefficients[m, r]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.analyse.uncertainty import half_set_noise, orientation_uncertainty
+from pipeline.analyse.uncertainty import half_set_noise, orientation_uncertainty, reliability
 from pipeline.errors import InputError
 
 SHAPE = (20, 20, 20)
@@ -39,6 +39,21 @@ def test_a_twin_that_agrees_has_no_uncertainty():
     axis = np.ones((3, *SHAPE), np.float32)
     mask = np.ones(SHAPE, bool)
     assert orientation_uncertainty(axis, -axis, mask).max() < 1e-3
+
+
+def test_reliability_finds_what_is_overconfident():
+    rng = np.random.default_rng(3)
+    stated = rng.uniform(1.0, 6.0, 20000)
+    honest = np.hypot(*(stated / 2**0.5 * rng.standard_normal((2, 20000))))
+    curve = reliability(honest, stated.astype(np.float32), bins=4)
+    assert np.allclose(curve.ratio, 1.0, atol=0.06)  # medians of 5000
+    assert np.all(np.diff(curve.stated_deg) > 0.0)
+    assert curve.voxels.sum() == 20000
+    wrong = reliability(np.where(stated > 4.75, 2.0, 1.0) * honest, stated, bins=4)
+    assert wrong.ratio[:3] == pytest.approx(1.0, abs=0.06)
+    assert wrong.ratio[3] == pytest.approx(2.0, rel=0.06)
+    with pytest.raises(InputError, match="expected at least 4 stated uncertainties, found 3"):
+        reliability(honest, np.where(np.arange(20000) < 3, stated, 0.0), bins=4)
 
 
 def test_shapes_must_agree():

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,12 @@ from pipeline.distribute import (
     InProcessLeastSquares,
     TreeSum,
     check_worker_memory,
+    fits_a_worker,
+    partial_product,
     split_projections,
 )
-from pipeline.errors import ResourceError
+from pipeline.distribute_worker import _cache, write_shard
+from pipeline.errors import InputError, ResourceError
 from pipeline.stacks import DifferencedStack
 from pipeline.tomography.contrast import linear_difference_weights
 from pipeline.tomography.geometry import series_rotations
@@ -183,3 +187,43 @@ def test_too_little_memory_is_refused_before_anything_starts(
     with pytest.raises(ResourceError, match="a worker needs"):
         DistributedLeastSquares(client, stack, (4000, 4000, 4000), scratch=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stack_of_another_geometry_and_non_finite_data_are_one_line(
+    stack: DifferencedStack,
+) -> None:
+    shorter = replace(stack, data=stack.data[1:])
+    expected = r"expected a stack of 30 projections \(n, ny, nx\), one for each rotation, found "
+    with pytest.raises(InputError, match=expected + r"\(29, 16, 18\) with weights \(30, 6\)"):
+        InProcessLeastSquares(shorter, SHAPE)
+    data = stack.data.copy()
+    data[17, 3, 4] = np.nan
+    with pytest.raises(InputError, match="projection 17 holds non-finite values"):
+        InProcessLeastSquares(replace(stack, data=data), SHAPE)
+    measured = np.isfinite(data)
+    assert InProcessLeastSquares(replace(stack, data=data, valid=measured), SHAPE).n_data == (
+        stack.data.size - 1
+    )
+
+
+def test_a_worker_forgets_the_shards_of_a_closed_problem(
+    stack: DifferencedStack, field: np.ndarray, tmp_path: Path
+) -> None:
+    files = [write_shard(tmp_path, stack, i, None) for i in split_projections(stack.rotations)]
+    source = tmp_path / "field.npy"
+    np.save(source, field)
+    for file in files[:2]:
+        partial_product(file, SHAPE, "series", "normal", str(source))
+    assert {key[0] for key in _cache} >= set(files[:2])
+    Path(files[0]).unlink()
+    partial_product(files[2], SHAPE, "series", "normal", str(source))
+    held = {key[0] for key in _cache}
+    assert files[0] not in held
+    assert set(files[1:]) <= held
+
+
+def test_the_smallest_worker_decides_what_fits(client: Client) -> None:
+    limits = client.scheduler_info(n_workers=-1)["workers"].values()
+    smallest = min(info["memory_limit"] for info in limits)
+    assert fits_a_worker(client, int(0.5 * smallest))
+    assert not fits_a_worker(client, smallest)

@@ -82,9 +82,21 @@ def test_unknown_recipe_key() -> None:
     ]
 
 
-def test_lh_without_lv() -> None:
-    line = refusal(beamtime(series=[series("lh")]))
-    assert line == "series 'lh': LH at tilt 'tilt1', 5468 eV has no LV partner"
+def test_any_list_of_linear_polarisations_is_a_group() -> None:
+    diagonal = {"kind": "linear", "angle_deg": 45, "degree": 0.6}
+    members = [series("l45", polarisation=diagonal), series("lv", polarisation=LV), series("lh")]
+    model = Beamtime.model_validate(beamtime(series=members))
+    assert [[s.name for s in group] for group in model.dichroic_groups()] == [["lh", "lv", "l45"]]
+    assert [(a.name, b.name) for a, b in model.pairs()] == [("lh", "lv")]
+    alone = Beamtime.model_validate(beamtime(series=[series("lh")]))
+    assert alone.pairs() == []
+    assert [[s.name for s in group] for group in alone.dichroic_groups()] == [["lh"]]
+
+
+def test_one_helicity_without_the_other() -> None:
+    plus = {"kind": "circular", "helicity": 1}
+    line = refusal(beamtime(series=[series("plus", polarisation=plus)]))
+    assert line == "series 'plus': C+ at tilt 'tilt1', 5468 eV has no C- partner"
 
 
 def test_circular_and_linear_are_not_mixed() -> None:

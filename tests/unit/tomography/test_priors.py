@@ -122,6 +122,18 @@ def test_edge_preserving_is_quadratic_below_and_linear_above_its_scale():
     assert cost(50.0) == pytest.approx(2.0 * 50.0, rel=1e-2)
 
 
+def test_beyond_its_knee_a_jump_costs_hardly_more():
+    support = np.ones((1, 1, 2), dtype=bool)
+
+    def cost(jump, knee):
+        prior = EdgePreservingPrior(2.0, 0.01, support, component_metric(1), knee)
+        return prior.value_gradient(np.array([[[[0.0, jump]]]], dtype=np.float32))[0]
+
+    assert cost(0.02, 1.0) == pytest.approx(cost(0.02, 0.0), rel=0.02)
+    assert cost(1.0, 0.1) == pytest.approx(2.0 * 0.1 * np.log1p(0.99 / 0.1), rel=1e-2)
+    assert cost(2.0, 0.1) < 1.3 * cost(1.0, 0.1)
+
+
 def test_unpack_restores_the_support(support):
     packed = np.arange(2 * np.count_nonzero(support), dtype=np.float32).reshape(2, -1)
     field = unpack(packed, support)

@@ -1,0 +1,164 @@
+"""Memory that `check` predicts against the peaks that reconstructions reach.
+
+    python tests/benchmarks/memory.py --size tiny|demo|paper [--json]
+
+Each stage runs in a process of its own on noise that fills the frames, the worst case that is
+predicted, with as few iterations as touch every array. The peak is the operating system's
+(`VmHWM`). The bar: predicted over measured between 0.8 and 1.2, as HTTomo asks of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+LOWEST, HIGHEST = 0.8, 1.2
+SIZES = {"tiny": [(24, 8)], "demo": [(64, 40), (96, 24)], "paper": [(64, 40), (96, 48), (160, 60)]}
+"""Edge of the volume and projections of each of three mountings."""
+
+MOUNTINGS = ((0.0, 0.0), (30.0, 0.0), (30.0, 90.0))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    measure: str
+    predicted_bytes: int
+    measured_bytes: int
+
+    @property
+    def value(self) -> float:
+        """Predicted over measured."""
+        return self.predicted_bytes / self.measured_bytes
+
+    def __str__(self) -> str:
+        predicted, measured = (b / 2**30 for b in (self.predicted_bytes, self.measured_bytes))
+        verdict = "ok" if LOWEST <= self.value <= HIGHEST else "OUT"
+        return (
+            f"{self.measure:48s} predicted {predicted:6.2f} GiB  measured {measured:6.2f} GiB  "
+            f"ratio {self.value:5.2f}  (bar {LOWEST:g} to {HIGHEST:g})  {verdict}"
+        )
+
+
+def write_inputs(folder: Path, n: int, angles: int) -> None:
+    """Stacks of every contrast, a volume and a support that fill the frames."""
+    from pipeline.io.stacks import save_differenced
+    from pipeline.stacks import DifferencedStack
+    from pipeline.tomography.contrast import (
+        circular_weights,
+        linear_difference_weights,
+        polarised_weights,
+        scalar_weights,
+    )
+    from pipeline.tomography.geometry import series_rotations
+
+    rng = np.random.default_rng(0)
+    theta = np.arange(angles) * 180.0 / angles
+    rotations = np.concatenate([series_rotations(theta, *mounting) for mounting in MOUNTINGS])
+    pair = [polarised_weights(rotations, angle, 0.64) for angle in (0.0, 90.0)]
+    root = np.sqrt(2.0)
+    kinds = {
+        "scalar": (scalar_weights(len(rotations)), rotations),
+        "linear": (linear_difference_weights(rotations), rotations),
+        "circular": (circular_weights(rotations), rotations),
+        "joint": (
+            np.concatenate([(pair[0] - pair[1]) / root, (pair[0] + pair[1]) / root]),
+            np.concatenate([rotations, rotations]),
+        ),
+    }
+    for name, (weights, turned) in kinds.items():
+        data = rng.normal(size=(len(turned), n, n)).astype(np.float32) + np.float32(5.0)
+        contrast = "linear" if name == "joint" else name
+        stack = DifferencedStack(data, turned, weights, contrast, 3e-8, 1.0, None, 0.4)
+        save_differenced(folder / f"{name}.h5", stack)
+    np.save(folder / "volume.npy", np.ones((n, n, n), np.float32))
+    np.save(folder / "support.npy", np.ones((n, n, n), np.bool_))
+    zeros = np.zeros((len(rotations) // 3, 2))
+    for number in range(3):
+        np.savez(folder / f"alignment_{number}.npz", shifts_0=zeros, shifts_1=zeros)
+
+
+def run_stage(stage: str, folder: Path) -> None:
+    """One stage of a run, as the flow calls it, in as few iterations as touch every array."""
+    from flows import solves
+    from schemas.recipe import OrientationSettings, ScalarSettings, VectorSettings
+
+    support, out = folder / "support.npy", folder / "out"
+    out.mkdir()
+    if stage == "scalar":
+        solves.solve_scalar(out, [folder / "scalar.h5"], ScalarSettings(iterations=3))
+    elif stage == "joint alignment":
+        names = {f"m{k}": folder / f"alignment_{k}.npz" for k in range(3)}
+        linear, means = [folder / "linear.h5"], [folder / "scalar.h5"]
+        solves.align_jointly(out, linear, means, names, folder / "volume.npy", support, 0)
+    elif stage == "magnetisation":
+        settings = VectorSettings(iterations=3, refine_iterations=6)
+        solves.solve_vector(out, [folder / "circular.h5"], support, settings, 0)
+    else:
+        name = "joint" if "joint" in stage else "linear"
+        settings_ = OrientationSettings(iterations=3, refine_iterations=7)
+        solves.solve_orientation(out, [folder / f"{name}.h5"], support, settings_, 0)
+
+
+def peak_of(stage: str, n: int, angles: int) -> int:
+    """Peak memory of a stage in a process of its own [byte]."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_inputs(folder, n, angles)
+        command = [sys.executable, __file__, "--stage", stage, "--folder", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=3000, check=False)
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        return int(done.stdout.split()[-1])
+
+
+def own_peak() -> int:
+    """Peak memory of this process [byte]."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+
+def measure(size: str) -> list[Row]:
+    """Every stage at the sizes of `size`."""
+    from pipeline.plan_resources import STAGES, stage_memory
+
+    rows = []
+    for n, angles in SIZES[size]:
+        for stage in STAGES:
+            count = 3 * angles
+            predicted = stage_memory(stage, count, (n, n), (n, n, n))
+            rows.append(Row(f"{stage}, {n}³, {count} views", predicted, peak_of(stage, n, angles)))
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> list[Row]:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", choices=SIZES, default="tiny")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--stage", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    chosen = parser.parse_args(arguments)
+    if chosen.stage is not None:
+        run_stage(chosen.stage, chosen.folder)
+        print(own_peak())
+        return []
+    rows = measure(chosen.size)
+    if chosen.json:
+        print(json.dumps([asdict(row) | {"value": row.value} for row in rows], indent=1))
+    else:
+        for row in rows:
+            print(row)
+    return rows
+
+
+if __name__ == "__main__":
+    main()
