@@ -78,6 +78,13 @@ def run_server(host: str, port: int) -> None:
 def run_runner(name: str, limit: int, poll_s: float, heartbeat_s: int) -> None:
     """Register the deployments of one queue and start their runs, `limit` at a time."""
     prepare_environment()
+    # Until there is anything to end in order, it just ends.
+    ways: list[Callable[[], None]] = [lambda: os._exit(0)]
+
+    def end() -> None:
+        ways[-1]()
+
+    end_with_parent(end)
     from prefect.runner import Runner
 
     flow, called = _flow(name)
@@ -104,7 +111,7 @@ def run_runner(name: str, limit: int, poll_s: float, heartbeat_s: int) -> None:
         def leave_soon() -> None:
             loop.call_soon_threadsafe(leave)
 
-        end_with_parent(leave_soon)
+        ways.append(leave_soon)
         starting = asyncio.ensure_future(runner.start())
         await asyncio.sleep(0)  # `start` has set its own handlers now.
         for number in (signal.SIGTERM, signal.SIGINT):

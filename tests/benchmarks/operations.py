@@ -13,6 +13,7 @@ without Prefect. `--beamtime` takes a beamtime of `dichrotomo simulate` instead 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import logging
 import os
@@ -447,6 +448,7 @@ def run_script(beamtime: Path, out: Path) -> None:
     from flows.run import lay_out, open_run
     from schemas.recipe import Recipe
 
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # It ends with the process that measures it.
     pool = ThreadPoolExecutor(64)
 
     class Plain:
@@ -484,10 +486,17 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     chosen = parser.parse_args(arguments)
     wanted = set(chosen.rows.split(","))
     rows: list[Row] = []
+
+    def add(found: list[Row]) -> None:
+        """Keep rows; show them at once, for the next ones may take long."""
+        rows.extend(found)
+        if not chosen.json:
+            print(*found, sep="\n", flush=True)
+
     with tempfile.TemporaryDirectory(prefix="dichrotomo-operations-") as name:
         folder = Path(name)
         if "serve" in wanted:
-            rows += measure_serve(folder / "fresh")
+            add(measure_serve(folder / "fresh"))
         source = chosen.beamtime
         if source is None and wanted & {"start", "cancel", "overhead"}:
             from pipeline.simulate.beamtime import simulate_beamtime
@@ -497,19 +506,17 @@ def main(arguments: list[str] | None = None) -> list[Row]:
             roots = [folder] if source is None else [folder, source.resolve()]
             with serving(folder / "service", *roots) as service:
                 if "start" in wanted:
-                    rows += measure_start(service, source, folder / "night")
+                    add(measure_start(service, source, folder / "night"))
                 if "many" in wanted:
-                    rows += measure_many(service, folder / "many")
+                    add(measure_many(service, folder / "many"))
                 if "cancel" in wanted:
                     yaml_file = source.resolve() / "beamtime.yaml"
-                    rows += measure_cancel(service, yaml_file, folder / "cancelled", None)
+                    add(measure_cancel(service, yaml_file, folder / "cancelled", None))
                 if "overhead" in wanted:
                     yaml_file = source.resolve() / "beamtime.yaml"
-                    rows += measure_overhead(service, yaml_file, folder / "both")
+                    add(measure_overhead(service, yaml_file, folder / "both"))
     if chosen.json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
-    else:
-        print(*rows, sep="\n")
     return rows
 
 

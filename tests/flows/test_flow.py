@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from pipeline.errors import InputError, ResourceError
+from pipeline.io.stacks import load_phase
 
 pytestmark = pytest.mark.slow
 
@@ -174,5 +175,4 @@ def test_an_answer_changes_the_alignment_and_is_not_asked_for_again(
         run_here(tiny, out, quick_recipe, **approval)
     answers = json.loads((out / ANSWERS).read_text())
     assert set(answers) > {question}
-    with h5py.File(out / "work" / "prepare-offres" / "phase.h5", "r") as file:
-        assert file["phase"].shape[0] == 39
+    assert len(load_phase(out / "work" / "prepare-offres" / "phase.h5").data) == 39
