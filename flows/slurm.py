@@ -31,6 +31,8 @@ _CALL_SECONDS = 30
 _CHECK_SECONDS = 10.0
 _IDLE_SECONDS = 60  # The driver's own part of an iteration is shorter.
 _REFUSALS = 3
+_HOPELESS = {"BadConstraints", "PartitionNodeLimit", "PartitionTimeLimit"}
+"""Reasons for which Slurm lets a job wait that no waiting will change."""
 
 
 def start_slurm(settings: SlurmSettings, scratch: Path, *, interval_s: float = 1.0) -> SlurmJobs:
@@ -99,6 +101,7 @@ class SlurmJobs:
         self.settings = settings
         self.refusals: list[str] = []
         self._waiting_since: float | None = None
+        self._hopeless: str | None = None
         self._checked = self._asked = time.monotonic()
         logs = scratch / "jobs"
         logs.mkdir(exist_ok=True)
@@ -173,6 +176,10 @@ class SlurmJobs:
             return
         if len(self.refusals) >= _REFUSALS:
             raise ResourceError(f"Slurm refuses the job: {self.refusals[-1]}")
+        if self._hopeless is not None:
+            raise ResourceError(
+                f"Slurm will never start the job ({self._hopeless}); see the settings of slurm"
+            )
         self._waiting_since = self._waiting_since or now
         waited = (now - self._waiting_since) / 60
         if waited > self.settings.queue_wait_min:
@@ -195,6 +202,7 @@ class SlurmJobs:
         alive = await _jobs_in_queue()
         if alive is None:
             return
+        self._hopeless = next(iter(_HOPELESS & set(alive.values())), None)
         for name in waiting:
             job = self.cluster.workers.get(name)
             if job is not None and job.job_id and job.job_id not in alive:
@@ -233,9 +241,9 @@ def _cluster_class(jobs: SlurmJobs) -> type[SLURMCluster]:
     return WatchedCluster
 
 
-async def _jobs_in_queue() -> set[str] | None:
-    """Numbers of the user's jobs that wait or run, or None if Slurm does not answer."""
-    command = ("squeue", "-h", "-o", "%A", "-u", str(os.getuid()))
+async def _jobs_in_queue() -> dict[str, str] | None:
+    """Number and reason of the user's jobs that wait or run; None if Slurm does not answer."""
+    command = ("squeue", "-h", "-o", "%A %r", "-u", str(os.getuid()))
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
     )
@@ -245,7 +253,10 @@ async def _jobs_in_queue() -> set[str] | None:
         process.kill()
         await process.wait()
         return None
-    return set(answer.decode().split()) if process.returncode == 0 else None
+    if process.returncode != 0:
+        return None
+    lines = [line.split(maxsplit=1) for line in answer.decode().splitlines()]
+    return {words[0]: words[-1] for words in lines if words}
 
 
 def _adaptive_class(jobs: SlurmJobs) -> Any:

@@ -33,7 +33,7 @@ ROOT = TESTS.parent
 
 KILL = {
     "tiny": {"n": 14, "angles": 10, "iterations": 60, "workers": 2, "period": 4.0},
-    "demo": {"n": 64, "angles": 90, "iterations": 120, "workers": 4, "period": 30.0},
+    "demo": {"n": 40, "angles": 48, "iterations": 80, "workers": 4, "period": 30.0},
 }
 BATCH = {"tiny": 2, "demo": 8}
 
@@ -131,6 +131,7 @@ def slurm_rows(size: str, scratch: Path) -> list[Row]:
     listed.write_text(json.dumps({"recipe": str(recipe), "entries": entries, "concurrent": 2}))
     site = scratch / "site.yaml"
     settings = {"interface": "lo", "cores_per_job": 1, "memory_gib_per_job": 1, "jobs_max": 2}
+    settings["walltime_min"] = 30
     site.write_text(json.dumps({"kind": "slurm", "slurm": settings}))
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="slurm") as folder, cluster.slurm(Path(folder)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -180,6 +181,13 @@ def check_outcomes(outcomes: list[dict[str, Any]], said: str) -> None:
     assert outcomes[0]["reused"] >= 4  # what the killed attempt had finished
     assert outcomes[1]["reason"].endswith("gone/beamtime.yaml: file does not exist")
     assert "first: attempt 1 failed: its process was killed (SIGKILL" in said
+
+
+def test_the_list_on_the_operators_page_is_valid() -> None:
+    page = (Path(__file__).resolve().parents[2] / "deploy" / "README.md").read_text()
+    (part,) = re.findall(r"```yml\n(.*?)```", page, re.DOTALL)
+    batch = Batch.model_validate(yaml.safe_load(part))
+    assert [entry.recipe for entry in batch.entries] == [None, "recipes/fine.yaml"]
 
 
 def test_a_list_names_each_run_once() -> None:

@@ -98,3 +98,16 @@ def test_what_slurm_refuses_is_said_at_once(slurm: ModuleType, tmp_path: Path) -
     with pytest.raises(ResourceError, match=r"Slurm refuses the job: .*invalid partition"):
         start_slurm(nowhere, tmp_path)
     assert slurm.jobs() == []
+
+
+def test_a_job_that_would_wait_for_ever_is_given_up(
+    slurm: ModuleType, driver: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.slurm._CHECK_SECONDS", 0.5)
+    too_long = SETTINGS.model_copy(update={"walltime_min": 600})  # the partition allows one hour
+    with (
+        open_compute(Cluster(kind="slurm", slurm=too_long), tmp_path) as compute,
+        compute.problem() as make,
+        pytest.raises(ResourceError, match=r"Slurm will never start the job \(PartitionTimeLimit"),
+    ):
+        driver.solve(make(driver.example(), driver.SHAPE), 1)
