@@ -232,10 +232,10 @@ def reconstruct(run: Run, data: Assembled) -> Parts:
     whole = assessed = found_grains = vector = None
     if layout.has("linear") and (layout.wants("orientation") or layout.wants("grains")):
         linear = data.stacks("linear")
-        whole = tasks.orientation(run, "orientation", linear, inside)
+        whole = tasks.orientation(run, "orientation", linear, inside, dense)
         twin, *halves = collect(
             [
-                tasks.twin.submit(run, linear, whole, inside),
+                tasks.twin.submit(run, linear, whole, inside, dense),
                 *(tasks.half_orientation.submit(run, linear, inside, k, whole) for k in (0, 1)),
             ]
         )

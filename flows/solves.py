@@ -347,6 +347,8 @@ def solve_orientation(
     seed: int,
     half: int | None = None,
     like: Path | None = None,
+    density: Path | None = None,
+    dichroic: Sequence[int] = (),
     problem: Problem = in_process,
     progress: ProgressCallback = silent,
 ) -> None:
@@ -375,6 +377,7 @@ def solve_orientation(
         seed=seed,
         problem=problem(stack, inside.shape),
         make=lambda part: problem(part, inside.shape, near=True),
+        density=_known_density(density, settings, dichroic),
         progress=progress,
     )
     _save_orientation(out, found, noise)
@@ -409,6 +412,23 @@ def _weighed(
     return weigh_rows(stack, noise), noise
 
 
+def _known_density(
+    path: Path | None, settings: OrientationSettings, dichroic: Sequence[int]
+) -> NDArray[np.float32] | None:
+    """Electron density of the dichroic materials in `density.npz`, if the recipe asks for it."""
+    # Halves end with the tensor, which knows of no magnitude.
+    if settings.magnitude == "free" or settings.refine_iterations == 0:
+        return None
+    if path is None:
+        raise InputError(
+            "'density' needs an off-resonance series, found none", field="orientation.magnitude"
+        )
+    with np.load(path) as file:
+        labels = file["materials"]
+        carries = np.isin(labels, dichroic) if dichroic else labels > 0
+        return np.where(carries, file["electron_density"], np.float32(0.0))
+
+
 def solve_twin(
     out: Path,
     stacks: Sequence[Path],
@@ -417,6 +437,8 @@ def solve_twin(
     support: Path,
     settings: OrientationSettings,
     seed: int,
+    density: Path | None = None,
+    dichroic: Sequence[int] = (),
     problem: Problem = in_process,
     progress: ProgressCallback = silent,
 ) -> None:
@@ -443,6 +465,7 @@ def solve_twin(
         seed=seed,
         problem=problem(twin, inside.shape),
         make=lambda part: problem(part, inside.shape, near=True),
+        density=_known_density(density, settings, dichroic),
         progress=progress,
     )
     _save_orientation(out, found, noise)

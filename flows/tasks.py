@@ -241,9 +241,15 @@ def density(
 
 
 @task(name="orientation", task_run_name="{name}", **OPTIONS)
-def orientation(run: Run, name: str, stacks: Sequence[Path], inside: StepResult) -> StepResult:
+def orientation(
+    run: Run,
+    name: str,
+    stacks: Sequence[Path],
+    inside: StepResult,
+    dense: StepResult | None = None,
+) -> StepResult:
     """Crystal axes of all data."""
-    arguments = _orientation_arguments(run, stacks, inside)
+    arguments = _orientation_arguments(run, stacks, inside, dense)
     needs = solves.orientation_bytes(stacks, inside.path("support.npy"))
     log = get_run_logger().info
     return run.solve(name, solves.solve_orientation, arguments, log=log, needs=needs)
@@ -265,11 +271,28 @@ def half_orientation(
     return run.member(name, solves.solve_orientation, arguments, needed, log=log)
 
 
+def _tied_to(run: Run, dense: StepResult | None) -> dict[str, Any]:
+    """The density, where the recipe ties the dichroism to it."""
+    if run.recipe.orientation.magnitude == "free":
+        return {}
+    materials = run.layout.beamtime.sample.materials
+    return {
+        "density": None if dense is None else dense.path("density.npz"),
+        "dichroic": [k + 1 for k, material in enumerate(materials) if material.dichroic],
+    }
+
+
 @task(name="orientation twin", **OPTIONS)
-def twin(run: Run, stacks: Sequence[Path], whole: StepResult, inside: StepResult) -> StepResult:
+def twin(
+    run: Run,
+    stacks: Sequence[Path],
+    whole: StepResult,
+    inside: StepResult,
+    dense: StepResult | None = None,
+) -> StepResult:
     """Crystal axes of a twin of the measurement, for their uncertainty."""
     arguments = {
-        **_orientation_arguments(run, stacks, inside),
+        **_orientation_arguments(run, stacks, inside, dense),
         "fields": whole.path("fields.npz"),
         "like": whole.path("found.json"),
     }
@@ -278,12 +301,15 @@ def twin(run: Run, stacks: Sequence[Path], whole: StepResult, inside: StepResult
     return run.member("orientation-twin", solves.solve_twin, arguments, needed, log=log)
 
 
-def _orientation_arguments(run: Run, stacks: Sequence[Path], inside: StepResult) -> dict[str, Any]:
+def _orientation_arguments(
+    run: Run, stacks: Sequence[Path], inside: StepResult, dense: StepResult | None = None
+) -> dict[str, Any]:
     return {
         "stacks": list(stacks),
         "support": inside.path("support.npy"),
         "settings": run.recipe.orientation,
         "seed": run.recipe.seed,
+        **_tied_to(run, dense),
     }
 
 

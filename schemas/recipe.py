@@ -252,6 +252,11 @@ class OrientationSettings(StrictModel):
     voxel's gradient, dimensionless; 2.5 when absent, well above what noise does by chance, which
     leaves boundaries as they are because the prior hardly grows beyond 12 degrees."""
 
+    magnitude: Literal["free", "density"] = "free"
+    """Dichroic contrast of every voxel for itself, or that of the measured density up to one
+    factor: right where one material is dichroic and its density well known, so it must be asked
+    for."""
+
     starts: int = Field(default=5, ge=1, le=100)
     """Random starts of `random-starts`; five were published."""
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import InputError
 from pipeline.progress import ProgressCallback, silent
 from pipeline.reconstruct.axes import (
     Packed,
@@ -41,6 +42,7 @@ from pipeline.reconstruct.smooth import (
     check_inputs,
     smooth_solution,
 )
+from pipeline.reconstruct.tied import refine_tied
 from pipeline.stacks import DifferencedStack
 from pipeline.tomography.minimise import Objective, ResidualCurve, quasi_newton
 from pipeline.tomography.priors import EdgePreservingPrior, Mask, component_metric, unpack
@@ -95,6 +97,7 @@ def reconstruct_orientation(
     seed: int = 0,
     problem: LeastSquares | None = None,
     make: MakeTerm | None = None,
+    density: NDArray[np.float32] | None = None,
     progress: ProgressCallback = silent,
 ) -> OrientationResult:
     """Reconstruct the crystal axis of every voxel of the support.
@@ -109,6 +112,8 @@ def reconstruct_orientation(
     problem : the data term where it is computed elsewhere (a cluster); computed in this process
         from `stack` when absent. Held-out projections are always predicted in this process.
     make : makes data terms of parts of the projections where they are computed elsewhere.
+    density : (z, y, x) float32, to which `settings.magnitude: density` ties the dichroism, zero
+        where nothing is dichroic.
     progress : reports every iteration.
 
     Returns
@@ -178,9 +183,12 @@ def reconstruct_orientation(
             (settings.refine_iterations - convex, 1.0, KNEE),
         ):
             prior = smooth.edge_prior(part * strength, support, typical, knee=knee)
-            refined = refine_rank_one(
-                problem, vectors, prior, sign=sign, iterations=steps, progress=progress
-            )
+            if settings.magnitude == "density" and knee > 0.0:
+                refined = _refine_tied(problem, vectors, density, prior, sign, steps, progress)
+            else:
+                refined = refine_rank_one(
+                    problem, vectors, prior, sign=sign, iterations=steps, progress=progress
+                )
             vectors, stopped = refined.vectors, refined.stopped
             residuals = residuals + refined.residuals
     length = np.linalg.norm(vectors, axis=0)
@@ -207,6 +215,7 @@ def reconstruct_weighed(
     seed: int = 0,
     problem: LeastSquares | None = None,
     make: MakeTerm | None = None,
+    density: NDArray[np.float32] | None = None,
     progress: ProgressCallback = silent,
 ) -> OrientationResult:
     """Reconstruct the crystal axis from polarisations that are fitted jointly.
@@ -215,6 +224,7 @@ def reconstruct_weighed(
     ----------
     stack : from `weigh_rows`.
     support, settings, seed, problem, make, progress : as in `reconstruct_orientation`.
+    density : refused, a joint fit has a magnitude for every voxel.
 
     Raises
     ------
@@ -222,6 +232,11 @@ def reconstruct_weighed(
         As `reconstruct_orientation`.
     """
     check_inputs(stack, support, "linear", "an orientation")
+    if settings.magnitude == "density" or density is not None:
+        raise InputError(
+            "'density' is for differences of partners, found polarisations that are fitted jointly",
+            field="orientation.magnitude",
+        )
     found = solve_jointly(
         stack, support, settings, problem, seed=seed, make=make, progress=progress
     )
@@ -261,6 +276,29 @@ class Refined:
     vectors: Packed
     residuals: list[float]
     stopped: str
+
+
+def _refine_tied(
+    problem: LeastSquares,
+    vectors: Packed,
+    density: NDArray[np.float32] | None,
+    prior: EdgePreservingPrior,
+    sign: int,
+    iterations: int,
+    progress: ProgressCallback,
+) -> Refined:
+    if density is None or density.shape != prior.support.shape:
+        found = None if density is None else density.shape
+        raise InputError(
+            f"orientation.magnitude: 'density' needs a density of shape {prior.support.shape}, "
+            f"found {found}"
+        )
+    packed = density[prior.support].astype(np.float32)
+    return Refined(
+        *refine_tied(
+            problem, vectors, packed, prior, sign=sign, iterations=iterations, progress=progress
+        )
+    )
 
 
 def refine_rank_one(
