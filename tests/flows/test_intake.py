@@ -18,9 +18,11 @@ from flows.api import PrefectApi, RefusedError, ServerAwayError
 from flows.intake import SCAN_FINISHED, SO_FAR, TABLE, Destination, Intake
 from flows.spool import Scan, Spool
 from flows.watch import Watcher
-from pipeline.errors import InputError, ResourceError
+from pipeline.errors import GeometryError, InputError, ResourceError
 from pipeline.io.beamtime import load_beamtime
 from pipeline.io.ptychoshelves import write_projection
+from pipeline.plan import check_determined, inspect_all
+from schemas.recipe import Recipe
 from schemas.service import Watch
 
 N = 6
@@ -176,8 +178,12 @@ def test_the_whole_set_starts_the_reconstruction_once_with_every_file_named(
     watch = watcher()
     arrive(beamtime, "lh", range(N))
     look_until_quiet(watch)
-    # LH alone has no partner: there is nothing that could be reconstructed by hand.
-    assert not (tmp_path / "out" / SO_FAR).exists()
+    # LH alone: the file is there, and a run of it is refused with the reason.
+    early = load_beamtime(tmp_path / "out" / SO_FAR)
+    assert [series.name for series in early.beamtime.series] == ["t_lh"]
+    infos = inspect_all(early.beamtime, early.folder)
+    with pytest.raises(GeometryError, match="cannot"):
+        check_determined(early.beamtime, early.folder, Recipe(), infos)
     arrive(beamtime, "lv", range(N))
     look_until_quiet(watch)
     assert orders(watch)[-1] == "pillar · all series · reconstruction"
