@@ -39,12 +39,17 @@ PATIENCE_S = 600.0
 
 
 def run_name() -> str:
-    """Name of a run in the UI: sample, series, stage; the folder where the sample is not known."""
+    """Name of a run in the UI: sample, series, stage, and the folder if it is not just `result`.
+
+    One sample is often reconstructed with several recipes, into folders of telling names.
+    """
+    folder = Path(runtime.flow_run.parameters["out"]).name
     try:
         beamtime, _ = read_beamtime(Path(runtime.flow_run.parameters["beamtime_path"]))
     except InputError:
-        return f"{Path(runtime.flow_run.parameters['out']).name} · reconstruction"
-    return f"{beamtime.sample.name} · all series · reconstruction"
+        return f"{folder} · reconstruction"
+    name = f"{beamtime.sample.name} · all series · reconstruction"
+    return name if folder == "result" else f"{name} · {folder}"
 
 
 @flow(

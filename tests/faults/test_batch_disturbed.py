@@ -153,10 +153,11 @@ def test_a_killed_run_and_a_killed_server_cost_nothing_but_time(
         # The server tells the truth about every run, the one that could not say it as well.
         runs = server.ask("/flow_runs/filter", {"sort": "START_TIME_ASC"})
         states = [(found["name"], found["state"]["type"]) for found in runs]
+        name = "small 1 · all series · reconstruction"
         assert states == [
-            ("results/first", "CRASHED"),
-            ("results/first", "COMPLETED"),
-            ("results/second", "COMPLETED"),
+            (f"{name} · first", "CRASHED"),
+            (f"{name} · first", "COMPLETED"),
+            (f"{name} · second", "COMPLETED"),
         ]
         assert "ended without a word" in runs[0]["state"]["message"]
         assert all("batch-results" in found["tags"] for found in runs)
