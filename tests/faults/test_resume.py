@@ -68,7 +68,13 @@ def test_interrupted_by_the_terminal(
     command = [sys.executable, "-m", "flows.cli", "run", str(tiny), "--out", str(out)]
     command += ["--recipe", str(quick_recipe), "--cluster", "local"]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # What a script starts in the background would ignore the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     try:
         wait_for(lambda: any((out / "work").glob("prepare-*")), 240, process)
