@@ -81,7 +81,7 @@ def test_interrupted_by_the_terminal(
         children = psutil.Process(process.pid).children(recursive=True)
         for member in [psutil.Process(process.pid), *children]:
             member.send_signal(signal.SIGINT)  # as a terminal does
-        _, stderr = process.communicate(timeout=240)
+        _, stderr = process.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()
