@@ -39,7 +39,8 @@ from pipeline.reconstruct.orientation import (
     reconstruct_orientation,
     reconstruct_weighed,
 )
-from pipeline.reconstruct.scalar import find_support, reconstruct_scalar, solved_shape
+from pipeline.reconstruct.scalar import reconstruct_scalar, solved_shape
+from pipeline.reconstruct.support import find_support
 from pipeline.reconstruct.vector import projector_scheme, reconstruct_vector
 from pipeline.stacks import DifferencedStack
 from pipeline.tomography.geometry import group_by_axis

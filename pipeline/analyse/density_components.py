@@ -95,6 +95,7 @@ class DensityComponents:
                     "electron density [e/Å³]",
                     "voxels",
                     "Histogram of the electron density",
+                    "counts",
                 )
             },
             figures=figures,

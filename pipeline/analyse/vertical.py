@@ -189,7 +189,9 @@ def vertical_product(
     measured = np.where(first.mask, first.measured, np.float32(0.0))
     rest = np.where(first.mask, first.measured - first.predicted, np.float32(0.0))
     slopes = np.array([item.slope for item in found])
-    spread = float(slopes.std(ddof=1)) if len(slopes) > 1 else first.slope_error
+    # The scatter of the mountings holds what the error of one fit does not: blur and artefacts.
+    scatter = float(slopes.std(ddof=1)) if len(slopes) > 1 else 0.0
+    error = max(scatter, *(item.slope_error for item in found))
     return Product(
         name="vertical_polarisation",
         title="Vertical polarisation alone",
@@ -211,7 +213,7 @@ def vertical_product(
             "mountings": Table(
                 {
                     "axis": np.array([item.axis for item in found]),
-                    "degree": np.array([item.degree for item in found]),
+                    "degree_of_polarisation": np.array([item.degree for item in found]),
                     "correlation": np.array([item.correlation for item in found]),
                     "slope": slopes,
                     "slope_error": np.array([item.slope_error for item in found]),
@@ -225,15 +227,17 @@ def vertical_product(
         curves={"agreement": _curve(first, unit)},
         figures={
             "vertical_polarisation_correlation": Figure(
-                first.correlation,
+                float(np.mean([item.correlation for item in found])),
                 "",
-                description="tomogram of vertical polarisation with what the axes predict",
+                description="tomogram of vertical polarisation with what the axes predict; mean "
+                "of the mountings",
             ),
             "vertical_polarisation_slope": Figure(
-                first.slope,
+                float(slopes.mean()),
                 "",
-                max(first.slope_error, spread),
-                "measured over predicted dichroism in vertical polarisation; one is expected",
+                error,
+                "measured over predicted dichroism in vertical polarisation, mean and scatter of "
+                "the mountings; one is expected",
             ),
         },
     )

@@ -65,7 +65,7 @@ class Curve:
     x_label, y_label : with their units.
     title : what it shows.
     style : `bars` where `lines` are counts or areas of bins that are centred at `x`, `points` where
-        values have nothing between them.
+        values have nothing between them, `counts` where lines are counts, which may span decades.
     """
 
     x: NDArray[np.float64]
@@ -73,7 +73,7 @@ class Curve:
     x_label: str
     y_label: str
     title: str
-    style: Literal["line", "bars", "points"] = "line"
+    style: Literal["line", "bars", "points", "counts"] = "line"
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,11 @@ def _read_map(stored: h5py.Dataset) -> Map:
 
 
 def _read_curve(group: h5py.Group) -> Curve:
-    styles: dict[str, Literal["line", "bars", "points"]] = {"bars": "bars", "points": "points"}
+    styles: dict[str, Literal["line", "bars", "points", "counts"]] = {
+        "bars": "bars",
+        "points": "points",
+        "counts": "counts",
+    }
     keys = [key for key in group if key.startswith("line_")]
     return Curve(
         x=group["x"][()],

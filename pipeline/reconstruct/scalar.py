@@ -1,4 +1,4 @@
-"""Scalar fields: RESIRE, filtered back-projection, ART or SIRT, and the support found in them."""
+"""Scalar fields: RESIRE, filtered back-projection, ART or SIRT."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.filters import threshold_otsu
 
 from pipeline.align.explain import Tomograph, explain
 from pipeline.errors import ConvergenceError, GeometryError
@@ -19,7 +18,7 @@ from pipeline.tomography.fbp import filtered_back_projection
 from pipeline.tomography.geometry import AxisGroup, group_by_axis
 from pipeline.tomography.projector import Projector, fastest_scheme
 from pipeline.tomography.solvers import LeastSquares, LocalLeastSquares, without_unmeasured
-from schemas.recipe import ScalarSettings, SupportSettings
+from schemas.recipe import ScalarSettings
 
 _STEP_MARGIN = 1.05
 """The row-sum bound holds for weights >= 0; those of the splines dip slightly below zero."""
@@ -27,9 +26,6 @@ _STEP_MARGIN = 1.05
 _STALLED = 5e-3
 """RESIRE ends when two iterations in a row lower the sum of squares by less than this fraction:
 what they would still fit is noise, which positivity keeps above the noise level."""
-
-_KEEP = 0.1
-"""Parts of the sample smaller than this fraction of the largest are noise or dust."""
 
 
 @dataclass(frozen=True)
@@ -310,46 +306,3 @@ def _into_sample_frame(
     offset = centre_in - reverse @ centre_out
     turned = ndimage.affine_transform(volume, reverse, offset, output_shape=shape, order=3)
     return turned.astype(np.float32, copy=False)
-
-
-def find_support(volume: NDArray[np.float32], settings: SupportSettings) -> NDArray[np.bool_]:
-    """Find where the sample is.
-
-    The slightly smoothed volume is thresholded; of its connected parts those of at least a tenth
-    of the largest stay; enclosed pores are filled, because what is in them is unknown, not absent.
-
-    Parameters
-    ----------
-    volume : (z, y, x) float32, matter of either sign.
-    settings : threshold and dilation.
-
-    Returns
-    -------
-    (z, y, x) bool.
-
-    Raises
-    ------
-    GeometryError
-        If the volume is not three-dimensional, not finite, or constant.
-
-    Notes
-    -----
-    Otsu 1979, doi 10.1109/TSMC.1979.4310076.
-    """
-    if volume.ndim != 3 or not np.isfinite(volume).all():
-        raise GeometryError(f"find_support: expected a finite volume, found {volume.shape}")
-    if np.ptp(volume) == 0.0:
-        raise GeometryError("find_support: expected a sample, found a constant volume")
-    density = ndimage.gaussian_filter(volume, 1.0)
-    if abs(density.min()) > abs(density.max()):
-        density = -density
-    level = float(threshold_otsu(density))
-    if settings.threshold is not None:
-        level = settings.threshold * float(np.median(density[density > level]))
-    labels, n_parts = ndimage.label(density > level)
-    sizes = np.bincount(labels.ravel(), minlength=n_parts + 1)
-    sizes[0] = 0
-    support = ndimage.binary_fill_holes((sizes >= max(1.0, _KEEP * sizes.max()))[labels])
-    if settings.dilate:
-        support = ndimage.binary_dilation(support, iterations=settings.dilate)
-    return np.asarray(support, dtype=np.bool_)

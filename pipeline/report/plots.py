@@ -27,7 +27,7 @@ _MANY = 30.0
 
 def curve_picture(curve: Curve) -> bytes:
     """Lines over a common abscissa, points, or bars."""
-    log = curve.style == "bars" and _spans(curve)
+    log = curve.style in ("bars", "counts") and _spans(curve)
 
     def draw(figure: Figure) -> None:
         ax = figure.subplots()

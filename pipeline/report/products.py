@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from html import escape
 from typing import Any
@@ -21,6 +22,9 @@ SHOWN_MAPS = 3
 
 SHOWN_ROWS = 12
 """Rows of a table on the page; the whole of it is downloaded."""
+
+_IN_NAME = re.compile(r"_(m|m2|m3|ev|gy|deg|px)$")
+"""Unit at the end of a column's name, which stands in the heading by itself."""
 
 _VOLUME_UNITS = {"m^2": ("µm²", 1e12), "m^3": ("µm³", 1e18)}
 
@@ -144,7 +148,7 @@ def _column(name: str, values: NDArray[Any], unit: str) -> tuple[str, Callable[[
     elif unit == "m" and values.size:
         top = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 0.0
         scale, unit = length_unit(top)
-    heading = escape(name.removesuffix("_m").replace("_", " "))
+    heading = escape((_IN_NAME.sub("", name) if unit else name).replace("_", " "))
     if unit:
         heading += f' <span class="u">[{escape(typeset(unit))}]</span>'
 

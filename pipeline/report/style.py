@@ -27,7 +27,7 @@ figure img{max-width:100%;height:auto;display:block}
 figcaption{margin-top:.35rem;font-size:.88rem;color:var(--muted);max-width:90ch}
 .row{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,430px),1fr));gap:8px 28px;
 align-items:start}
-.wide-right{display:grid;grid-template-columns:minmax(0,2fr) minmax(0,3fr);gap:8px 28px;
+.wide-right{display:grid;grid-template-columns:minmax(0,1fr) minmax(0,max-content);gap:8px 28px;
 align-items:start}
 @media(max-width:900px){.wide-right{grid-template-columns:1fr}}
 .scroll{overflow-x:auto}

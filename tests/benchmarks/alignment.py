@@ -36,7 +36,8 @@ from pipeline.align.pairs import average_pair, register_pair
 from pipeline.align.register import register_volumes
 from pipeline.preprocess.prepare import prepare_series
 from pipeline.reconstruct.orientation import reconstruct_orientation
-from pipeline.reconstruct.scalar import find_support, reconstruct_scalar
+from pipeline.reconstruct.scalar import reconstruct_scalar
+from pipeline.reconstruct.support import find_support
 from pipeline.simulate.beamtime import (
     DEGREE,
     SeriesTruth,

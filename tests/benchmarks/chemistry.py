@@ -41,7 +41,8 @@ from pipeline.analyse.score import overlap_matrix
 from pipeline.io.ptychoshelves import PtychoShelvesReader
 from pipeline.preprocess.optical_density import prepare_optical_density
 from pipeline.preprocess.prepare import prepare_series
-from pipeline.reconstruct.scalar import find_support, reconstruct_scalar
+from pipeline.reconstruct.scalar import reconstruct_scalar
+from pipeline.reconstruct.support import find_support
 from pipeline.simulate import presets
 from pipeline.simulate.beamtime import (
     noise_for_snr,

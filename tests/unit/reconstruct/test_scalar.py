@@ -6,10 +6,10 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConvergenceError, GeometryError
 from pipeline.progress import Progress
-from pipeline.reconstruct.scalar import find_support, reconstruct_scalar
+from pipeline.reconstruct.scalar import reconstruct_scalar
 from pipeline.stacks import DifferencedStack
 from pipeline.tomography.geometry import series_rotations
-from schemas.recipe import ScalarSettings, SupportSettings
+from schemas.recipe import ScalarSettings
 
 SHAPE = (32, 30, 32)
 IMAGE = (34, 36)
@@ -141,32 +141,3 @@ def test_numbers_that_are_not_finite_end_it() -> None:
     stack = _stack(series_rotations([0.0]))
     with pytest.raises(ConvergenceError, match="not finite in iteration 1"):
         reconstruct_scalar(stack, None, ScalarSettings(), problem=_Broken(), volume_shape=(2, 2, 2))
-
-
-def _sample(sign: float) -> NDArray[np.float32]:
-    """A noisy ball with a closed pore, and specks of dust."""
-    volume = (_distance() < RADIUS) & (_distance() > 3.0)
-    noisy = volume + 0.1 * np.random.default_rng(6).standard_normal(SHAPE)
-    noisy[-4:-2, 2:4, 2:4] = 1.5
-    return (sign * DENSITY * noisy).astype(np.float32)
-
-
-@pytest.mark.parametrize("sign", [-1.0, 1.0])
-@pytest.mark.parametrize("threshold", [None, 0.5])
-def test_support_keeps_pores_and_drops_dust(sign: float, threshold: float | None) -> None:
-    support = find_support(_sample(sign), SupportSettings(threshold=threshold, dilate=0))
-    ball = _distance() < RADIUS
-    assert support.dtype == np.bool_
-    assert (support & ball).sum() / (support | ball).sum() > 0.9
-    assert support[_distance() < 3.0].all()
-    assert not support[-4:-2, 2:4, 2:4].any()
-    wider = find_support(_sample(sign), SupportSettings(threshold=threshold, dilate=1))
-    assert wider.sum() > support.sum()
-    assert (wider & support).sum() == support.sum()
-
-
-def test_support_refuses_what_shows_no_sample() -> None:
-    with pytest.raises(GeometryError, match="found a constant volume"):
-        find_support(np.zeros(SHAPE, np.float32), SupportSettings())
-    with pytest.raises(GeometryError, match=r"expected a finite volume, found \(2, 2\)"):
-        find_support(np.zeros((2, 2), np.float32), SupportSettings())
