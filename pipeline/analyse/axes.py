@@ -6,11 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.analyse.density import block_mean
+from pipeline.eigen import symmetric_eigen
 from pipeline.errors import InputError
 from pipeline.tomography.contrast import TENSOR_COMPONENTS
-
-CHUNK = 1 << 18
-"""Axes found at a time, to bound the memory of float64 matrices."""
 
 
 def axis_tensor(axis: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -38,17 +36,8 @@ def principal_axis(tensor: NDArray[np.floating]) -> NDArray[np.float64]:
     -------
     (3, ...) float64; its component of largest magnitude is positive.
     """
-    flat = tensor.reshape(6, -1)
-    found = np.empty((3, flat.shape[1]))
-    for start in range(0, flat.shape[1], CHUNK):
-        part = flat[:, start : start + CHUNK]
-        matrix = np.empty((part.shape[1], 3, 3))
-        for component, (i, j) in enumerate(TENSOR_COMPONENTS):
-            matrix[:, i, j] = matrix[:, j, i] = part[component]
-        vector = np.linalg.eigh(matrix)[1][:, :, 2]
-        leading = np.take_along_axis(vector, np.abs(vector).argmax(-1)[:, None], -1)
-        found[:, start : start + CHUNK] = (vector * np.where(leading < 0, -1.0, 1.0)).T
-    return found.reshape(3, *tensor.shape[1:])
+    axis = symmetric_eigen(tensor.reshape(6, -1))[1]
+    return axis.reshape(3, *tensor.shape[1:])
 
 
 def downsample_axis(

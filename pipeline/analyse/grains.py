@@ -218,7 +218,7 @@ def _connected(
     vectors: NDArray[np.float64], edges: NDArray[np.int32], limit: float, symmetry: Symmetry
 ) -> NDArray[np.int64]:
     """Components that hang together by edges below the threshold."""
-    angle = merging.misorientation_rad(vectors[edges[:, 0]], vectors[edges[:, 1]], symmetry)
+    angle = merging.pair_angles(vectors, edges, symmetry)
     close = edges[angle < limit * symmetry.angle_factor]
     return _compact(merging.find_roots(merging.join_edges(close, len(vectors))))
 
@@ -248,7 +248,7 @@ def _merged(
 ) -> NDArray[np.int64]:
     """Regions of nearly one mean, from single voxels."""
     guide = _smoothed(vectors, mask) if symmetry is AXIS else vectors
-    angle = merging.misorientation_rad(guide[edges[:, 0]], guide[edges[:, 1]], symmetry)
+    angle = merging.pair_angles(guide, edges, symmetry)
     order = np.argsort(angle, kind="stable")
     # Where the axis turns fast there is a boundary: its voxels join no region yet, lest they form
     # sheets of intermediate orientation.
@@ -358,7 +358,7 @@ def _joined(
 ) -> NDArray[np.int64] | None:
     """Region into which each region goes, `sums` of those added up; None where nothing merges."""
     means = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
-    angle = merging.misorientation_rad(means[pairs[:, 0]], means[pairs[:, 1]], symmetry)
+    angle = merging.pair_angles(means, pairs, symmetry)
     close = angle < limit * symmetry.angle_factor
     if not close.any():
         return None
@@ -404,7 +404,7 @@ def _nearest_targets(
     """For each small region the neighbour to go to (-1: wait): large ones before small ones."""
     both = np.concatenate([pairs, pairs[:, ::-1]])
     both = both[small[both[:, 0]]]
-    angle = merging.misorientation_rad(means[both[:, 0]], means[both[:, 1]], symmetry)
+    angle = merging.pair_angles(means, both, symmetry)
     # A small neighbour is a candidate only where no large one is.
     penalty = np.where(small[both[:, 1]], 10.0, 0.0)
     order = np.lexsort((both[:, 1], angle + penalty, both[:, 0]))
@@ -452,15 +452,17 @@ def _relaxed(
     symmetry: Symmetry,
 ) -> NDArray[np.int64]:
     """Let boundary voxels go where their orientation and their neighbours agree (Potts model)."""
-    regions = regions.copy()
+    regions, awake = regions.copy(), np.ones(len(regions), np.uint8)
     where = (lattice.grid, lattice.places, lattice.near)
     for _ in range(10):
         means, _, _ = _means(vectors, regions, symmetry)
-        angle = merging.misorientation_rad(vectors, means[regions], symmetry)
+        angle = merging.angles_to_means(vectors, means, regions, symmetry)
         # Median of the squared angle of an isotropic 2D scatter is 2 ln2 sigma^2.
         variance = float(np.median(angle**2)) / symmetry.angle_factor**2 / (2 * math.log(2))
         energy = 0.5 / max(variance, math.radians(1.0) ** 2)
-        changed = merging.relax(regions, vectors, means, *where, symmetry.operators, energy, 1.0)
+        changed = merging.relax(
+            regions, awake, vectors, means, *where, symmetry.operators, energy, 1.0
+        )
         regions = _compact(regions)
         if changed == 0:
             break

@@ -72,10 +72,57 @@ def misorientation_rad(
     -------
     (n,) float64 [rad].
     """
-    best = np.full(len(a), -1.0)
-    for operator in symmetry.operators:
-        np.maximum(best, np.einsum("ni,ij,nj->n", a, operator, b, optimize=True), out=best)
-    return symmetry.angle_factor * np.arccos(np.minimum(best, 1.0))
+    both = np.arange(2 * len(a)).reshape(2, -1).T
+    return pair_angles(np.concatenate([a, b]), both, symmetry)
+
+
+def pair_angles(
+    vectors: NDArray[np.float64], pairs: NDArray[np.integer], symmetry: Symmetry = AXIS
+) -> NDArray[np.float64]:
+    """`misorientation_rad` of pairs of nodes (m, 2), without a copy of their vectors."""
+    angle = np.empty(len(pairs))
+    _angles_of_pairs(vectors, np.ascontiguousarray(pairs), symmetry.operators, angle)
+    angle *= symmetry.angle_factor
+    return angle
+
+
+def angles_to_means(
+    vectors: NDArray[np.float64],
+    means: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    symmetry: Symmetry = AXIS,
+) -> NDArray[np.float64]:
+    """`misorientation_rad` of each node (n, d) and the mean of its region, `means[labels]`."""
+    angle = np.empty(len(vectors))
+    _angles_to_means(vectors, means, labels, symmetry.operators, angle)
+    angle *= symmetry.angle_factor
+    return angle
+
+
+@numba.njit(cache=True, nogil=True)
+def _angle(a, b, operators):  # type: ignore[no-untyped-def]
+    best = -1.0
+    for k in range(operators.shape[0]):
+        dot = 0.0
+        for i in range(a.shape[0]):
+            row = 0.0
+            for j in range(a.shape[0]):
+                row += operators[k, i, j] * b[j]
+            dot += a[i] * row
+        best = max(best, dot)
+    return np.arccos(min(best, 1.0))
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def _angles_of_pairs(vectors, pairs, operators, out):  # type: ignore[no-untyped-def]
+    for n in numba.prange(out.shape[0]):
+        out[n] = _angle(vectors[pairs[n, 0]], vectors[pairs[n, 1]], operators)
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def _angles_to_means(vectors, means, labels, operators, out):  # type: ignore[no-untyped-def]
+    for n in numba.prange(out.shape[0]):
+        out[n] = _angle(means[labels[n]], vectors[n], operators)
 
 
 @numba.njit(cache=True)
@@ -120,13 +167,17 @@ def merge_edges(edges, order, sums, parent, operators, cosine):  # type: ignore[
     operators : (k, d, d) float64.
     cosine : of the largest angle between vectors (half of the misorientation for quaternions).
     """
-    moved = np.empty(sums.shape[1])
+    d = sums.shape[1]
+    moved = np.empty(d)
     for index in order:
         i, j = _root(parent, edges[index, 0]), _root(parent, edges[index, 1])
         if i == j:
             continue
-        length_i = np.sqrt(np.sum(sums[i] ** 2))
-        length_j = np.sqrt(np.sum(sums[j] ** 2))
+        length_i, length_j = 0.0, 0.0
+        for c in range(d):
+            length_i += sums[i, c] ** 2
+            length_j += sums[j, c] ** 2
+        length_i, length_j = np.sqrt(length_i), np.sqrt(length_j)
         dot = _best(sums[i], sums[j], operators, moved)
         if dot <= cosine * length_i * length_j:
             continue
@@ -134,7 +185,8 @@ def merge_edges(edges, order, sums, parent, operators, cosine):  # type: ignore[
         if length_i < length_j:
             _best(sums[j], sums[i], operators, moved)
             i, j = j, i
-        sums[i] += moved
+        for c in range(d):
+            sums[i, c] += moved[c]
         parent[j] = i
 
 
@@ -175,7 +227,8 @@ def region_sums(vectors, labels, n, operators):  # type: ignore[no-untyped-def]
             sums[label] = vectors[i]
         else:
             _best(sums[label], vectors[i], operators, moved)
-            sums[label] += moved
+            for c in range(moved.shape[0]):
+                sums[label, c] += moved[c]
         counts[label] += 1
     return sums, counts
 
@@ -266,7 +319,17 @@ def grow(labels, vectors, means, grid, places, offsets, operators):  # type: ign
 
 
 @numba.njit(cache=True)
-def relax(labels, vectors, means, grid, places, offsets, operators, energy_per_rad2, pull):  # type: ignore[no-untyped-def]
+def _uniform(labels, i, grid, places, offsets):  # type: ignore[no-untyped-def]
+    """Whether node `i` and all nodes around it have one label."""
+    for a in range(offsets.shape[0]):
+        j = grid[places[i] + offsets[a]]
+        if j >= 0 and labels[j] != labels[i]:
+            return False
+    return True
+
+
+@numba.njit(cache=True)
+def relax(labels, awake, vectors, means, grid, places, offsets, operators, energy_per_rad2, pull):  # type: ignore[no-untyped-def]
     """One sweep of iterated conditional modes: each node takes the best label of its neighbours.
 
     The energy is `energy_per_rad2` times the squared angle to the region's mean, less `pull` for
@@ -275,6 +338,8 @@ def relax(labels, vectors, means, grid, places, offsets, operators, energy_per_r
     Parameters
     ----------
     labels : (n,) int, changed in place.
+    awake : (n,) uint8, nodes that may have a neighbour of another label; changed in place. All
+        ones for the first sweep; the next ones then pass over the inside of the regions.
     vectors : (n, d) float64.
     means : (n_regions, d) float64 unit vectors.
     grid : flat volume of node indices, -1 where there is none, padded by one voxel.
@@ -289,15 +354,12 @@ def relax(labels, vectors, means, grid, places, offsets, operators, energy_per_r
     changed = 0
     scratch = np.empty(vectors.shape[1])
     for i in range(labels.shape[0]):
+        if not awake[i]:
+            continue
         own = labels[i]
         best_label, best_energy = own, 1e300
-        uniform = True
-        for a in range(offsets.shape[0]):
-            j = grid[places[i] + offsets[a]]
-            if j >= 0 and labels[j] != own:
-                uniform = False
-                break
-        if uniform:
+        if _uniform(labels, i, grid, places, offsets):
+            awake[i] = 0
             continue
         for a in range(-1, offsets.shape[0]):
             j = i if a < 0 else grid[places[i] + offsets[a]]
@@ -316,4 +378,8 @@ def relax(labels, vectors, means, grid, places, offsets, operators, energy_per_r
         if best_label != own:
             labels[i] = best_label
             changed += 1
+            for a in range(offsets.shape[0]):
+                j = grid[places[i] + offsets[a]]
+                if j >= 0:
+                    awake[j] = 1
     return changed

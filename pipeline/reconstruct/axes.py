@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.eigen import symmetric_eigen
 from pipeline.tomography.contrast import TENSOR_COMPONENTS
 
 Packed = NDArray[np.float32]
@@ -94,9 +95,8 @@ def principal_axes(tensor: Packed, sign: int) -> Principal:
     uniaxiality = np.empty(n, dtype=np.float32)
     for start in range(0, n, CHUNK):
         part = slice(start, min(start + CHUNK, n))
-        values, vectors = np.linalg.eigh(sign * symmetric_matrices(tensor[:, part]))
-        l3, l2, l1 = values.T
-        axis[:, part] = vectors[:, :, 2].T
+        values, axis[:, part] = symmetric_eigen(np.float32(sign) * tensor[:, part])
+        l3, l2, l1 = values
         contrast[part] = l1 - 0.5 * (l2 + l3)
         span = l1 - l3
         uniaxiality[part] = np.divide(l1 - l2, span, out=np.zeros_like(span), where=span > 0.0)
