@@ -123,7 +123,7 @@ def prefect_api() -> Iterator[str]:
     It ends when the interpreter exits and not before: Prefect's threads send then what they hold,
     and would wait for a server that is gone.
     """
-    from flows.environment import PrivateServer
+    from flows.prefect_server.environment import PrivateServer
 
     server = PrivateServer()
     server.start()

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 from scipy.spatial.transform import Rotation
 
-from flows.solves import bounding_shape, crop
+from flows.steps.files import bounding_shape, crop
 from pipeline.align.assemble import concatenate, difference, mean, nominal_base, place
 from pipeline.align.assemble import scalar_channel as matter
 from pipeline.align.consistency import Alignment, align_series, alignment_residual

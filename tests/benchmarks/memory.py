@@ -89,24 +89,26 @@ def write_inputs(folder: Path, n: int, angles: int) -> None:
 
 def run_stage(stage: str, folder: Path) -> None:
     """One stage of a run, as the flow calls it, in as few iterations as touch every array."""
-    from flows import solves
+    from flows.steps.directions import solve_orientation, solve_vector
+    from flows.steps.refine import align_jointly
+    from flows.steps.scalar import solve_scalar
     from schemas.recipe import OrientationSettings, ScalarSettings, VectorSettings
 
     support, out = folder / "support.npy", folder / "out"
     out.mkdir()
     if stage == "scalar":
-        solves.solve_scalar(out, [folder / "scalar.h5"], ScalarSettings(iterations=3))
+        solve_scalar(out, [folder / "scalar.h5"], ScalarSettings(iterations=3))
     elif stage == "joint alignment":
         names = {f"m{k}": folder / f"alignment_{k}.npz" for k in range(3)}
         linear, means = [folder / "linear.h5"], [folder / "scalar.h5"]
-        solves.align_jointly(out, linear, means, names, folder / "volume.npy", support, 0)
+        align_jointly(out, linear, means, names, folder / "volume.npy", support, 0)
     elif stage == "magnetisation":
         settings = VectorSettings(iterations=3, refine_iterations=6)
-        solves.solve_vector(out, [folder / "circular.h5"], support, settings, 0)
+        solve_vector(out, [folder / "circular.h5"], support, settings, 0)
     else:
         name = "joint" if "joint" in stage else "linear"
         settings_ = OrientationSettings(iterations=3, refine_iterations=7)
-        solves.solve_orientation(out, [folder / f"{name}.h5"], support, settings_, 0)
+        solve_orientation(out, [folder / f"{name}.h5"], support, settings_, 0)
 
 
 def peak_of(stage: str, n: int, angles: int) -> int:

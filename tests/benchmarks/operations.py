@@ -37,8 +37,8 @@ import numpy as np
 import psutil
 import yaml
 
-from flows.api import PrefectApi, ServerAwayError
-from flows.intake import TABLE
+from flows.prefect_server.api import PrefectApi, ServerAwayError
+from flows.service.intake import TABLE
 from pipeline.io.ptychoshelves import write_projection
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -178,7 +178,7 @@ class Service(Program):
                 alive = child.status() != psutil.STATUS_ZOMBIE
             except psutil.Error:
                 continue
-            if alive and line and "flows.serving" not in line:
+            if alive and line and "flows.service.serving" not in line:
                 found.append(child)
         return found
 
@@ -444,8 +444,9 @@ def run_script(beamtime: Path, out: Path) -> None:
     """Process a beamtime with the functions of the flow, Prefect's decorators taken off."""
     from flows import beamtime_flow, tasks
     from flows.beamtime_flow import align_and_assemble, prepare_all, reconstruct
-    from flows.progress import ProgressBoard
-    from flows.run import lay_out, open_run
+    from flows.display.progress import ProgressBoard
+    from flows.layout import lay_out
+    from flows.run import open_run
     from schemas.recipe import Recipe
 
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # It ends with the process that measures it.

@@ -69,7 +69,7 @@ def load(path: Path) -> ModuleType:
 
 def kill_rows(size: str, scratch: Path) -> list[Row]:
     """Workers that are killed one after another."""
-    from flows.clusters import Compute, open_compute
+    from flows.cluster.compute import Compute, open_compute
     from pipeline.tomography.solvers import conjugate_gradient
     from schemas.cluster import Cluster
 

@@ -4,8 +4,8 @@
 
 The maps are drawn, not reconstructed: a pillar of Voronoi grains with pores, its density, and two
 noisy halves. Each step then runs as in a flow, on the files of the one before: grains, every
-analysis of `flows.analyses` that these maps allow, shell correlations, `result.nxs`, `report.html`.
-`paper` is 330 x 540 x 330 voxels with about a hundred grains.
+analysis of `flows.steps.analyses` that these maps allow, shell correlations, `result.nxs`,
+`report.html`. `paper` is 330 x 540 x 330 voxels with about a hundred grains.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
-from flows import products
-from flows.analyses import ANALYSES, Sources
+from flows.steps import products
+from flows.steps.analyses import ANALYSES, Sources
 from pipeline.analyse.axes import axis_tensor, principal_axis
 from pipeline.io.stacks import save_differenced
 from pipeline.stacks import DifferencedStack

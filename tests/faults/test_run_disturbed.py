@@ -14,10 +14,10 @@ import h5py
 import numpy as np
 import pytest
 
-from flows import limits
-from flows.limits import free_memory, refuse_full_disk, refuse_too_large
-from flows.stages import enter_differenced
-from flows.steps import Unkeyed, Workspace
+from flows.cluster import limits
+from flows.cluster.limits import free_memory, refuse_full_disk, refuse_too_large
+from flows.steps.stages import enter_differenced
+from flows.steps.workspace import Unkeyed, Workspace
 from pipeline.errors import InputError, ResourceError
 from pipeline.io.beamtime import load_beamtime
 from pipeline.io.yaml_file import load_model
@@ -94,7 +94,7 @@ def test_a_run_that_cannot_fit_begins_nothing(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flows.beamtime_flow import refuse_what_cannot_fit
-    from flows.run import lay_out
+    from flows.layout import lay_out
 
     layout = lay_out(small)
     refuse_what_cannot_fit(layout, Recipe(), tmp_path / "out")
