@@ -28,7 +28,6 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,6 +35,7 @@ from typing import Any
 import numpy as np
 import psutil
 import yaml
+from table import Row, Table
 
 from flows.prefect_server.api import PrefectApi, ServerAwayError
 from flows.service.intake import TABLE
@@ -43,25 +43,6 @@ from pipeline.io.ptychoshelves import write_projection
 
 ROOT = Path(__file__).resolve().parents[2]
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table; a value at or below `floor` is good enough."""
-
-    measure: str
-    value: float
-    floor: float
-    goal: float
-    unit: str
-    detail: str = ""
-
-    def __str__(self) -> str:
-        """As a line of the table."""
-        return (
-            f"{self.measure:<52} {self.value:<8.3g} {self.unit:<4} "
-            f"floor {self.floor:<5g} goal {self.goal:<5g} {self.detail}"
-        )
 
 
 _LAUNCHER = """
@@ -486,18 +467,11 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args(arguments)
     wanted = set(chosen.rows.split(","))
-    rows: list[Row] = []
-
-    def add(found: list[Row]) -> None:
-        """Keep rows; show them at once, for the next ones may take long."""
-        rows.extend(found)
-        if not chosen.json:
-            print(*found, sep="\n", flush=True)
-
+    table = Table[Row](as_json=chosen.json)
     with tempfile.TemporaryDirectory(prefix="dichrotomo-operations-") as name:
         folder = Path(name)
         if "serve" in wanted:
-            add(measure_serve(folder / "fresh"))
+            table.add(measure_serve(folder / "fresh"))
         source = chosen.beamtime
         if source is None and wanted & {"start", "cancel", "overhead"}:
             from pipeline.simulate.beamtime import simulate_beamtime
@@ -507,18 +481,16 @@ def main(arguments: list[str] | None = None) -> list[Row]:
             roots = [folder] if source is None else [folder, source.resolve()]
             with serving(folder / "service", *roots) as service:
                 if "start" in wanted:
-                    add(measure_start(service, source, folder / "night"))
+                    table.add(measure_start(service, source, folder / "night"))
                 if "many" in wanted:
-                    add(measure_many(service, folder / "many"))
+                    table.add(measure_many(service, folder / "many"))
                 if "cancel" in wanted:
                     yaml_file = source.resolve() / "beamtime.yaml"
-                    add(measure_cancel(service, yaml_file, folder / "cancelled", None))
+                    table.add(measure_cancel(service, yaml_file, folder / "cancelled", None))
                 if "overhead" in wanted:
                     yaml_file = source.resolve() / "beamtime.yaml"
-                    add(measure_overhead(service, yaml_file, folder / "both"))
-    if chosen.json:
-        print(json.dumps([asdict(row) for row in rows], indent=1))
-    return rows
+                    table.add(measure_overhead(service, yaml_file, folder / "both"))
+    return table.complete()
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ ITERATIONS = 60
 
 
 @pytest.fixture(scope="module")
-def slurm(support: Callable[[str], ModuleType]) -> Iterator[ModuleType]:
-    cluster = support("slurm_cluster")
+def slurm(load: Callable[[str], ModuleType]) -> Iterator[ModuleType]:
+    cluster = load("slurm_cluster.py")
     missing = cluster.missing()
     try:
         import dask_jobqueue  # noqa: F401
