@@ -32,7 +32,7 @@ from pipeline.errors import InputError  # noqa: E402
 from pipeline.io.beamtime import load_recipe, read_beamtime  # noqa: E402
 from pipeline.io.products import UNKNOWN_PIXEL_SIZE_M  # noqa: E402
 from pipeline.plan import check_determined  # noqa: E402
-from pipeline.plan_resources import predict, volume_bytes  # noqa: E402
+from pipeline.plan_resources import predict  # noqa: E402
 from schemas.cluster import Cluster  # noqa: E402
 from schemas.recipe import Recipe  # noqa: E402
 
@@ -137,7 +137,7 @@ def refuse_what_cannot_fit(layout: Layout, recipe: Recipe, out: Path) -> None:
     predicted = predict(layout.beamtime, recipe, dict(layout.infos))
     refuse_full_disk(predicted.disk_bytes, out)
     if not (out / "work" / "scalar").exists():
-        refuse_too_large(volume_bytes(layout.volume_shape), "a tomogram of these frames")
+        refuse_too_large(predicted.tomogram_bytes, "a tomogram of these frames")
 
 
 def align_and_assemble(run: Run, prepared: dict[str, StepResult]) -> Assembled:

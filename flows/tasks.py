@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
@@ -21,13 +20,12 @@ from flows.layout import Group
 from flows.run import Run
 from flows.steps import products, stages, views
 from flows.steps.analyses import ANALYSES, Analysis, Sources
-from flows.steps.directions import orientation_bytes, solve_orientation, solve_twin, solve_vector
+from flows.steps.directions import solve_orientation, solve_twin, solve_vector, solver_bytes
 from flows.steps.refine import align_jointly, refine_rotations
 from flows.steps.robustness import study_of
 from flows.steps.scalar import make_support, solve_energy, solve_scalar
 from flows.steps.workspace import StepResult, Unkeyed
 from pipeline.io.products import UNKNOWN_PIXEL_SIZE_M
-from pipeline.plan_resources import volume_bytes
 from schemas.series import Series
 
 OPTIONS: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False, "retries": 0}
@@ -255,7 +253,7 @@ def orientation(
 ) -> StepResult:
     """Crystal axes of all data."""
     arguments = _orientation_arguments(run, stacks, inside, dense)
-    needs = orientation_bytes(stacks, inside.path("support.npy"))
+    needs = solver_bytes(stacks, inside.path("support.npy"))
     log = get_run_logger().info
     return run.solve(name, solve_orientation, arguments, log=log, needs=needs)
 
@@ -271,7 +269,7 @@ def half_orientation(
         "like": whole.path("found.json"),
     }
     name = f"orientation-half-{half}"
-    needed = orientation_bytes(stacks, inside.path("support.npy"))
+    needed = solver_bytes(stacks, inside.path("support.npy"))
     log = get_run_logger().info
     return run.member(name, solve_orientation, arguments, needed, log=log)
 
@@ -301,7 +299,7 @@ def twin(
         "fields": whole.path("fields.npz"),
         "like": whole.path("found.json"),
     }
-    needed = orientation_bytes(stacks, inside.path("support.npy"))
+    needed = solver_bytes(stacks, inside.path("support.npy"))
     log = get_run_logger().info
     return run.member("orientation-twin", solve_twin, arguments, needed, log=log)
 
@@ -327,7 +325,7 @@ def magnetisation(run: Run, stacks: Sequence[Path], inside: StepResult) -> StepR
         "settings": run.recipe.vector,
         "seed": run.recipe.seed,
     }
-    log, needs = get_run_logger().info, field_bytes(inside, 3)
+    log, needs = get_run_logger().info, solver_bytes(stacks, inside.path("support.npy"))
     return run.solve("magnetisation", solve_vector, arguments, log=log, needs=needs)
 
 
@@ -403,12 +401,6 @@ def report(run: Run, made: StepResult) -> StepResult:
     )
     products.publish(step.path("report.html"), run.workspace.folder)
     return step
-
-
-def field_bytes(inside: StepResult, components: int) -> int:
-    """Memory of the solver of a field on the support [byte]."""
-    nz, ny, nx = np.load(inside.path("support.npy"), mmap_mode="r").shape
-    return volume_bytes((nz, ny, nx), components)
 
 
 def voxel_size_m(run: Run) -> float:

@@ -36,16 +36,22 @@ from schemas.recipe import (
     VectorSettings,
 )
 
+_STAGE_OF_COMPONENTS = {
+    3: "magnetisation",
+    6: "orientation",
+    COMPONENTS: "orientation, joint polarisations",
+}
 
-def orientation_bytes(stacks: Sequence[Path], support: Path) -> int:
-    """Memory that a reconstruction of the axes takes in one process [byte]."""
-    views, joint, image = 0, False, (1, 1)
+
+def solver_bytes(stacks: Sequence[Path], support: Path) -> int:
+    """Memory that a reconstruction of axes or magnetisation takes in one process [byte]."""
+    views, components, image = 0, 0, (1, 1)
     for path in stacks:
         with open_hdf5(path) as file:
             n, ny, nx = file["data"].shape
-            joint = joint or file["weights"].shape[1] == COMPONENTS
+            components = max(components, file["weights"].shape[1])
         views, image = views + n, (ny, nx)
-    stage = "orientation, joint polarisations" if joint else "orientation"
+    stage = _STAGE_OF_COMPONENTS[components]
     z, y, x = np.load(support, mmap_mode="r").shape
     return stage_memory(stage, views // STAGES[stage].rows, image, (z, y, x))
 

@@ -11,7 +11,7 @@ import pytest
 from scipy import ndimage
 
 from flows.steps import views
-from flows.steps.directions import orientation_bytes, solve_orientation, solve_twin
+from flows.steps.directions import solve_orientation, solve_twin, solver_bytes
 from flows.steps.refine import align_jointly
 from pipeline.io.stacks import load_differenced, save_phase
 from pipeline.preprocess.resample import fourier_shift
@@ -158,4 +158,4 @@ def test_solve_half_and_twin_use_the_noise_of_the_whole(
         assert np.median(same) > 0.9
     with h5py.File(stacks[0]) as file:
         views_of_it = len(file["data"]) // 2
-    assert orientation_bytes(stacks, support) > 4 * 7 * N**3 + views_of_it
+    assert solver_bytes(stacks, support) > 4 * 7 * N**3 + views_of_it
