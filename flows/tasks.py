@@ -21,6 +21,7 @@ from flows.run import Run
 from flows.steps import products, stages, views
 from flows.steps.analyses import ANALYSES, Analysis, Sources
 from flows.steps.directions import solve_orientation, solve_twin, solve_vector, solver_bytes
+from flows.steps.prepare import prepare as prepare_series
 from flows.steps.refine import align_jointly, refine_rotations
 from flows.steps.robustness import study_of
 from flows.steps.scalar import make_support, solve_energy, solve_scalar
@@ -42,7 +43,7 @@ def prepare(run: Run, series: Series) -> StepResult:
         "phase": run.recipe.phase,
     }
     log = get_run_logger().info
-    return run.step(f"prepare-{series.name}", stages.prepare, arguments, log=log)
+    return run.step(f"prepare-{series.name}", prepare_series, arguments, log=log)
 
 
 @task(name="align", task_run_name="align {group.name}", **OPTIONS)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from flows.steps.analyses import read_density, read_grains, read_products
 from flows.steps.files import crop, load_all, read_json, write_json
-from flows.steps.stages import PREVIEWS
+from flows.steps.prepare import PREVIEWS
 from pipeline.analyse.density import (
     air_noise,
     electron_density,

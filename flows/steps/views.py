@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.steps.stages import preview_indices, turned
-from pipeline.align.assemble import difference, fit_shape, mean, place, scalar_channel
+from flows.steps.prepare import preview_indices
+from flows.steps.stages import placed_series, turned
+from pipeline.align.assemble import difference, fit_shape, mean, scalar_channel
 from pipeline.align.consistency import align_series
 from pipeline.align.pairs import average_pair, register_pair
 from pipeline.align.views import (
@@ -150,25 +151,8 @@ def assemble(
     joint : whether rows for a joint reconstruction are wanted.
     out, motion, base, shape, point_spread_px : as in `stages.assemble`.
     """
-    rotation, shift = np.eye(3), None
-    if motion is not None:
-        with np.load(motion) as found:
-            rotation, shift = found["rotation"], found["shift"]
-    placed = []
+    placed = placed_series(phases, alignment, motion, base, shape)
     with np.load(alignment) as found:
-        for index, path in enumerate(phases):
-            view = found[f"view_{index}"]
-            placed.append(
-                place(
-                    load_phase(path),
-                    found[f"shifts_{index}"],
-                    rotation @ np.asarray(base),
-                    shift,
-                    (shape[0], shape[1]),
-                    turns_rad=found["turns_rad"][view],
-                    scales=found["scales"][view],
-                )
-            )
         frames = [found[f"view_{index}"] for index in range(len(phases))]
     views = np.full((len(phases), max(int(view.max()) for view in frames) + 1), -1, np.int64)
     for index, view in enumerate(frames):
