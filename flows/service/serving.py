@@ -25,9 +25,6 @@ from typing import Any
 
 from flows.prefect_server.environment import prepare_environment
 
-RUNNERS = ("scans", "reconstructions")
-"""Two queues: a preview never waits for a reconstruction that takes hours."""
-
 _DESCRIPTIONS = {
     "scans": "Takes in the scans that have arrived, prepares their series, refreshes the preview. "
     "Started by `dichrotomo watch`, by the event `dichrotomo.scan.finished`, or by HTTP.",
