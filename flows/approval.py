@@ -19,11 +19,12 @@ from prefect.exceptions import FlowPauseTimeout
 from prefect.input import RunInput
 from pydantic import Field, ValidationError
 
-from flows.dashboard import Dashboard
-from flows.environment import is_private
-from flows.quality import Measure, table, worst
-from flows.run import Assembled, Run
-from flows.steps import write_text
+from flows.assembled import Assembled
+from flows.display.dashboard import Dashboard
+from flows.display.quality import Measure, table, worst
+from flows.prefect_server.environment import is_private
+from flows.run import Run
+from flows.steps.workspace import write_text
 from pipeline.errors import DichrotomoError, InputError
 from pipeline.io.beamtime import kept_indices
 from schemas.base import explain

@@ -6,31 +6,33 @@ import json
 import time
 from pathlib import Path
 
-from flows.environment import prepare_environment
+from flows.prefect_server.environment import prepare_environment
 
 prepare_environment()  # Before Prefect is imported: it reads its settings then.
 
 from prefect import flow, runtime  # noqa: E402
 
 from flows import tasks  # noqa: E402
-from flows.analyses import Sources  # noqa: E402
 from flows.approval import approved  # noqa: E402
-from flows.artifacts import publish_summary, tag_run  # noqa: E402
-from flows.confine import confined  # noqa: E402
-from flows.dashboard import Dashboard, report_link  # noqa: E402
-from flows.limits import refuse_full_disk, refuse_too_large  # noqa: E402
-from flows.products import Parts  # noqa: E402
-from flows.registry import begun, made  # noqa: E402
-from flows.run import Assembled, Layout, Run, RunSummary, folder, lay_out, open_run, output  # noqa: E402
-from flows.stages import PairKind, common_shape  # noqa: E402
-from flows.steps import StepResult  # noqa: E402
+from flows.assembled import Assembled, folder, output  # noqa: E402
+from flows.cluster.limits import refuse_full_disk, refuse_too_large  # noqa: E402
+from flows.display.artifacts import publish_summary, tag_run  # noqa: E402
+from flows.display.dashboard import Dashboard, report_link  # noqa: E402
+from flows.layout import Layout, lay_out  # noqa: E402
+from flows.prefect_server.registry import begun, made  # noqa: E402
+from flows.run import Run, RunSummary, open_run  # noqa: E402
+from flows.service.confine import confined  # noqa: E402
+from flows.steps.analyses import Sources  # noqa: E402
+from flows.steps.products import Parts  # noqa: E402
+from flows.steps.stages import PairKind, common_shape  # noqa: E402
+from flows.steps.workspace import StepResult  # noqa: E402
 from flows.tasks import by_name, collect  # noqa: E402
 from pipeline.analyse.energies import check_chemistry  # noqa: E402
 from pipeline.errors import InputError  # noqa: E402
 from pipeline.io.beamtime import load_recipe, read_beamtime  # noqa: E402
 from pipeline.io.products import UNKNOWN_PIXEL_SIZE_M  # noqa: E402
 from pipeline.plan import check_determined  # noqa: E402
-from pipeline.plan_resources import predict, volume_bytes  # noqa: E402
+from pipeline.plan_resources import predict  # noqa: E402
 from schemas.cluster import Cluster  # noqa: E402
 from schemas.recipe import Recipe  # noqa: E402
 
@@ -135,7 +137,7 @@ def refuse_what_cannot_fit(layout: Layout, recipe: Recipe, out: Path) -> None:
     predicted = predict(layout.beamtime, recipe, dict(layout.infos))
     refuse_full_disk(predicted.disk_bytes, out)
     if not (out / "work" / "scalar").exists():
-        refuse_too_large(volume_bytes(layout.volume_shape), "a tomogram of these frames")
+        refuse_too_large(predicted.tomogram_bytes, "a tomogram of these frames")
 
 
 def align_and_assemble(run: Run, prepared: dict[str, StepResult]) -> Assembled:

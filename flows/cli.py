@@ -13,9 +13,16 @@ from typing import Annotated
 
 import typer
 
-from flows import cli_batch, cli_results, cli_service
-from flows.cluster_choice import CLUSTER_HELP, with_cluster
-from flows.console import Json, fail, one_line_errors, print_figures, print_json, print_table
+from flows.cluster.choice import CLUSTER_HELP, with_cluster
+from flows.command import batch, results, service
+from flows.command.console import (
+    Json,
+    fail,
+    one_line_errors,
+    print_figures,
+    print_json,
+    print_table,
+)
 from pipeline.errors import InputError
 
 app = typer.Typer(
@@ -109,7 +116,7 @@ def simulate(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError("exists and is not an empty folder", path=out)
-    from flows.progress import ProgressBoard
+    from flows.display.progress import ProgressBoard
     from pipeline.simulate.beamtime import simulate_beamtime
 
     board = ProgressBoard()
@@ -152,7 +159,7 @@ def check(
     this set of tilts and polarisations determines at each spatial frequency, and what fewer tilts
     would do; memory and time. Exit code 1 if something would stop a run.
     """
-    from flows.progress import ProgressBoard
+    from flows.display.progress import ProgressBoard
     from pipeline.io.beamtime import load_beamtime, load_recipe
     from pipeline.plan import judge_plan, make_plan
 
@@ -206,7 +213,7 @@ def run(
 
     loaded = load_beamtime(beamtime)  # Refused before a server or a folder is made.
     settings = with_cluster(load_recipe(recipe), cluster)
-    from flows.environment import prefect_server
+    from flows.prefect_server.environment import prefect_server
     from pipeline.plan import check_determined, check_pixel_sizes, inspect_all
 
     infos = inspect_all(loaded.beamtime, loaded.folder)
@@ -285,9 +292,8 @@ def schema(
     print_json(model.model_json_schema())
 
 
-cli_results.register(app)
-cli_service.register(app)
-cli_batch.register(app)
+for part in (results, service, batch):
+    part.register(app)
 
 
 def main() -> None:

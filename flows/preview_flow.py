@@ -14,20 +14,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flows.environment import prepare_environment
+from flows.prefect_server.environment import prepare_environment
 
 prepare_environment()  # Before Prefect is imported: it reads its settings then.
 
 from prefect import flow, get_run_logger, runtime, task  # noqa: E402
 
-from flows import coarse, tasks  # noqa: E402
-from flows.artifacts import tag_run  # noqa: E402
+from flows import tasks  # noqa: E402
+from flows.assembled import Assembled  # noqa: E402
 from flows.beamtime_flow import align_and_assemble  # noqa: E402
-from flows.confine import confined  # noqa: E402
-from flows.dashboard import Dashboard  # noqa: E402
-from flows.intake import TABLE, preview_name  # noqa: E402
-from flows.run import Assembled, Group, Layout, Run, open_run  # noqa: E402
-from flows.steps import StepResult  # noqa: E402
+from flows.display.artifacts import tag_run  # noqa: E402
+from flows.display.dashboard import Dashboard  # noqa: E402
+from flows.layout import Group, Layout  # noqa: E402
+from flows.run import Run, open_run  # noqa: E402
+from flows.service.confine import confined  # noqa: E402
+from flows.service.intake import TABLE, preview_name  # noqa: E402
+from flows.steps import coarse  # noqa: E402
+from flows.steps.workspace import StepResult  # noqa: E402
 from pipeline.errors import InputError, ResourceError  # noqa: E402
 from pipeline.io.beamtime import load_recipe, read_beamtime  # noqa: E402
 from pipeline.io.raw import inspect_series  # noqa: E402

@@ -8,14 +8,14 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from flows.environment import prepare_environment
+from flows.prefect_server.environment import prepare_environment
 
 prepare_environment()  # Before Prefect is imported: it reads its settings then.
 
 import httpx  # noqa: E402
 
 from flows.beamtime_flow import process_beamtime  # noqa: E402
-from flows.registry import journal, owe, settle_tasks, told  # noqa: E402
+from flows.prefect_server.registry import journal, owe, settle_tasks, told  # noqa: E402
 from flows.run import RunSummary  # noqa: E402
 from pipeline.errors import DichrotomoError, ResourceError  # noqa: E402
 from schemas.recipe import Recipe  # noqa: E402

@@ -11,18 +11,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 
-from flows import products, solves, stages, views
-from flows.analyses import ANALYSES, Analysis, Sources
-from flows.robustness import study_of
-from flows.run import Assembled, Group, Run
-from flows.steps import StepResult, Unkeyed
+from flows.assembled import Assembled
+from flows.layout import Group
+from flows.run import Run
+from flows.steps import products, stages, views
+from flows.steps.analyses import ANALYSES, Analysis, Sources
+from flows.steps.directions import solve_orientation, solve_twin, solve_vector, solver_bytes
+from flows.steps.prepare import prepare as prepare_series
+from flows.steps.refine import align_jointly, refine_rotations
+from flows.steps.robustness import study_of
+from flows.steps.scalar import make_support, solve_energy, solve_scalar
+from flows.steps.workspace import StepResult, Unkeyed
 from pipeline.io.products import UNKNOWN_PIXEL_SIZE_M
-from pipeline.plan_resources import volume_bytes
 from schemas.series import Series
 
 OPTIONS: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False, "retries": 0}
@@ -39,7 +43,7 @@ def prepare(run: Run, series: Series) -> StepResult:
         "phase": run.recipe.phase,
     }
     log = get_run_logger().info
-    return run.step(f"prepare-{series.name}", stages.prepare, arguments, log=log)
+    return run.step(f"prepare-{series.name}", prepare_series, arguments, log=log)
 
 
 @task(name="align", task_run_name="align {group.name}", **OPTIONS)
@@ -129,7 +133,7 @@ def joint(
         "seed": run.recipe.seed,
     }
     log = get_run_logger().info
-    made = run.step(name, solves.align_jointly, arguments, log=log, here=True)
+    made = run.step(name, align_jointly, arguments, log=log, here=True)
     return {group.name: replace(made, folder=made.path(group.name)) for group in groups}
 
 
@@ -154,7 +158,7 @@ def refine_angles(
         "seed": run.recipe.seed,
     }
     log = get_run_logger().info
-    made = run.step(name, solves.refine_rotations, arguments, log=log, here=True)
+    made = run.step(name, refine_rotations, arguments, log=log, here=True)
     return {key: replace(made, folder=made.path(key)) for key in steps}
 
 
@@ -191,7 +195,7 @@ def enter_differenced(run: Run, series: Series) -> StepResult:
 def scalar(run: Run, stacks: Sequence[Path], suffix: str = "") -> StepResult:
     """Scalar tomogram, from which the support is found."""
     arguments = {"stacks": list(stacks), "settings": run.recipe.scalar}
-    return run.solve(f"scalar{suffix}", solves.solve_scalar, arguments, log=get_run_logger().info)
+    return run.solve(f"scalar{suffix}", solve_scalar, arguments, log=get_run_logger().info)
 
 
 @task(name="support", **OPTIONS)
@@ -205,7 +209,7 @@ def support(run: Run, volume: StepResult | None) -> StepResult:
         "shape": run.layout.volume_shape,
         "settings": run.recipe.support,
     }
-    return run.step("support", solves.make_support, arguments, log=get_run_logger().info)
+    return run.step("support", make_support, arguments, log=get_run_logger().info)
 
 
 @task(name="energy", task_run_name="energy {energy_ev:g} eV", **OPTIONS)
@@ -219,7 +223,7 @@ def energy(run: Run, energy_ev: float, stacks: Sequence[Path], inside: StepResul
         "settings": run.recipe.scalar,
     }
     log = get_run_logger().info
-    return run.solve(f"energy-{energy_ev:g}eV", solves.solve_energy, arguments, log=log)
+    return run.solve(f"energy-{energy_ev:g}eV", solve_energy, arguments, log=log)
 
 
 @task(name="density", **OPTIONS)
@@ -250,9 +254,9 @@ def orientation(
 ) -> StepResult:
     """Crystal axes of all data."""
     arguments = _orientation_arguments(run, stacks, inside, dense)
-    needs = solves.orientation_bytes(stacks, inside.path("support.npy"))
+    needs = solver_bytes(stacks, inside.path("support.npy"))
     log = get_run_logger().info
-    return run.solve(name, solves.solve_orientation, arguments, log=log, needs=needs)
+    return run.solve(name, solve_orientation, arguments, log=log, needs=needs)
 
 
 @task(name="orientation of a half", task_run_name="orientation-half-{half}", **OPTIONS)
@@ -266,9 +270,9 @@ def half_orientation(
         "like": whole.path("found.json"),
     }
     name = f"orientation-half-{half}"
-    needed = solves.orientation_bytes(stacks, inside.path("support.npy"))
+    needed = solver_bytes(stacks, inside.path("support.npy"))
     log = get_run_logger().info
-    return run.member(name, solves.solve_orientation, arguments, needed, log=log)
+    return run.member(name, solve_orientation, arguments, needed, log=log)
 
 
 def _tied_to(run: Run, dense: StepResult | None) -> dict[str, Any]:
@@ -296,9 +300,9 @@ def twin(
         "fields": whole.path("fields.npz"),
         "like": whole.path("found.json"),
     }
-    needed = solves.orientation_bytes(stacks, inside.path("support.npy"))
+    needed = solver_bytes(stacks, inside.path("support.npy"))
     log = get_run_logger().info
-    return run.member("orientation-twin", solves.solve_twin, arguments, needed, log=log)
+    return run.member("orientation-twin", solve_twin, arguments, needed, log=log)
 
 
 def _orientation_arguments(
@@ -322,8 +326,8 @@ def magnetisation(run: Run, stacks: Sequence[Path], inside: StepResult) -> StepR
         "settings": run.recipe.vector,
         "seed": run.recipe.seed,
     }
-    log, needs = get_run_logger().info, field_bytes(inside, 3)
-    return run.solve("magnetisation", solves.solve_vector, arguments, log=log, needs=needs)
+    log, needs = get_run_logger().info, solver_bytes(stacks, inside.path("support.npy"))
+    return run.solve("magnetisation", solve_vector, arguments, log=log, needs=needs)
 
 
 @task(name="assess orientation", **OPTIONS)
@@ -398,12 +402,6 @@ def report(run: Run, made: StepResult) -> StepResult:
     )
     products.publish(step.path("report.html"), run.workspace.folder)
     return step
-
-
-def field_bytes(inside: StepResult, components: int) -> int:
-    """Memory of the solver of a field on the support [byte]."""
-    nz, ny, nx = np.load(inside.path("support.npy"), mmap_mode="r").shape
-    return volume_bytes((nz, ny, nx), components)
 
 
 def voxel_size_m(run: Run) -> float:

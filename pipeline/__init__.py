@@ -12,9 +12,9 @@ Read this page, then the modules in the order in which they are named::
                     analyse.{density,chemistry,grains,resolution,...}
 
 Every stage is a plain function on arrays with typed settings (`schemas.recipe`); a notebook calls
-it without Prefect, Dask or files. `flows.stages`, `flows.solves` and `flows.products` string them
-together through files, and `flows.beamtime_flow` shows the operator what they do. The stacks that
-pass between the stages are named in `pipeline.stacks`.
+it without Prefect, Dask or files. The modules of `flows.steps` string them together through files,
+and `flows.beamtime_flow` shows the operator what they do. The stacks that pass between the stages
+are named in `pipeline.stacks`.
 
 Conventions
 -----------

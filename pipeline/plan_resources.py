@@ -63,9 +63,18 @@ of the others counted: fields of conjugate gradients with a start, steps that L-
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a run will take on this machine."""
+    """What a run will take on this machine.
+
+    Attributes
+    ----------
+    memory_bytes : of its largest stage.
+    tomogram_bytes : of the scalar field, which always fills the frames.
+    disk_bytes, seconds : of the whole run.
+    available_bytes : memory that is free now.
+    """
 
     memory_bytes: int
+    tomogram_bytes: int
     disk_bytes: int
     seconds: float
     available_bytes: int
@@ -93,7 +102,8 @@ def predict(
     frames = {name: info.n_frames for name, info in infos.items()}
     views = _views(beamtime, frames, groups)
     stages = _stages(beamtime, recipe, groups)
-    memory = max(stage_memory(stage, views, (ny, nx), volume) for stage in ("scalar", *stages))
+    tomogram = stage_memory("scalar", views, (ny, nx), volume)
+    memory = max([tomogram, *(stage_memory(stage, views, (ny, nx), volume) for stage in stages)])
     longest = 4 * ny * nx * max(frames.values())
     # A series is held three times while it is aligned, beside its volume.
     memory = max(memory, BASE_BYTES + 3 * longest + 8 * 4 * math.prod(volume))
@@ -105,6 +115,7 @@ def predict(
     stack = 4 * ny * nx * sum(frames.values())
     return Prediction(
         memory_bytes=memory,
+        tomogram_bytes=tomogram,
         disk_bytes=2 * stack + 4 * math.prod(volume) * (components + 8),
         seconds=updates / (VOXEL_UPDATES_PER_SECOND * cores),
         available_bytes=available_memory(),
@@ -188,11 +199,6 @@ def _updates(
     if stage != "orientation":
         iterations += 3.0 * FIRST_ITERATIONS
     return product * STAGES[stage].rows * combinations * iterations
-
-
-def volume_bytes(shape: tuple[int, int, int], components: int = 1) -> int:
-    """Memory of a solver on a field (c, z, y, x) float32: ten fields at once [byte]."""
-    return 10 * 4 * components * math.prod(shape)
 
 
 def available_memory() -> int:

@@ -70,23 +70,6 @@ def cli() -> Call:
 
 
 @pytest.fixture(scope="session")
-def support() -> Callable[[str], ModuleType]:
-    """Loads a module that lies beside this file."""
-    return load_support
-
-
-def load_support(name: str) -> ModuleType:
-    path = Path(__file__).with_name(f"{name}.py")
-    spec = importlib.util.spec_from_file_location(f"tests_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
 def same_bits() -> Callable[[Path, Path], None]:
     """Assert that two results hold the same bits, apart from when and where they were made."""
     return assert_same_bits
@@ -123,7 +106,7 @@ def prefect_api() -> Iterator[str]:
     It ends when the interpreter exits and not before: Prefect's threads send then what they hold,
     and would wait for a server that is gone.
     """
-    from flows.environment import PrivateServer
+    from flows.prefect_server.environment import PrivateServer
 
     server = PrivateServer()
     server.start()
@@ -138,10 +121,15 @@ def load_module(path: str) -> ModuleType:
     """A file of this folder as a module; the folders of tests are no packages."""
     name = "tests_" + path.replace("/", "_").removesuffix(".py")
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / path)
+        file = Path(__file__).parent / path
+        spec = importlib.util.spec_from_file_location(name, file)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
+        # As when it is run: the folder of a script is where it looks for its own modules.
+        if str(file.parent) not in sys.path:
+            sys.path.append(str(file.parent))
+        # Data classes look their module up.
         sys.modules[name] = module
         spec.loader.exec_module(module)
     return sys.modules[name]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, special
+from scipy import special
 
 ROUNDS = 2000
 """Most rounds; overlapping components take some hundred."""
@@ -132,16 +132,3 @@ def _masses(
     """(k, n) probability of each bin under each Gaussian."""
     at = (edges[None, :] - mean[:, None]) / sigma[:, None]
     return np.asarray(np.diff(special.ndtr(at), axis=1))
-
-
-def peaks_of(
-    counts: NDArray[np.floating], edges: NDArray[np.float64], smoothing: float
-) -> NDArray[np.float64]:
-    """Centres of the maxima of a histogram, smoothed over `smoothing` bins, highest first."""
-    smooth = ndimage.gaussian_filter1d(np.asarray(counts, np.float64), smoothing, mode="constant")
-    padded = np.concatenate([[-1.0], smooth, [-1.0]])
-    top = (padded[1:-1] > padded[:-2]) & (padded[1:-1] >= padded[2:]) & (smooth > 0)
-    found = np.flatnonzero(top)
-    order = found[np.argsort(-smooth[found], kind="stable")]
-    centres = 0.5 * (edges[1:] + edges[:-1])
-    return centres[order]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +18,6 @@ from pipeline.io.products import Figure, ResolutionCurve
 
 FROBENIUS = (1.0, 1.0, 1.0, 2.0, 2.0, 2.0)
 """How often each of xx yy zz yz xz xy stands in the scalar product of two symmetric tensors."""
-
-AGREES = 0.8
-"""Correlation above which the halves are taken to agree without a mask's help, as published."""
 
 
 def soft_mask(
@@ -155,66 +151,6 @@ def tensor_curves(
         for index, name in enumerate(("LDx", "LDy", "LDz"))
     }
     return {**curves, "tensor": whole}
-
-
-def without_mask_correlation(
-    first: NDArray[np.floating],
-    second: NDArray[np.floating],
-    pixel_size_m: float,
-    mask: NDArray[np.floating],
-    rng: np.random.Generator,
-) -> ResolutionCurve:
-    """Fourier shell correlation with what the mask itself contributes taken out.
-
-    Phases of both volumes are made random beyond the frequency at which they still agree well;
-    what correlation is left there after masking is the mask's, and `(c - r) / (1 - r)` is the rest.
-
-    Parameters
-    ----------
-    first, second, pixel_size_m, mask : as in `fourier_shell_correlation`.
-    rng : draws the phases.
-
-    Raises
-    ------
-    InputError
-        As `fourier_shell_correlation`.
-
-    Notes
-    -----
-    Chen et al., Ultramicroscopy 135, 24 (2013), doi 10.1016/j.ultramic.2013.06.004.
-    """
-    plain = fourier_shell_correlation(first, second, pixel_size_m)
-    masked = fourier_shell_correlation(first, second, pixel_size_m, mask)
-    poor = np.flatnonzero(plain.correlation < AGREES)
-    if len(poor) == 0:
-        return masked
-    start = int(poor[0])
-    shell, _, n_shells = _shells(first.shape)
-    beyond = (shell > start).reshape(*first.shape[:-1], -1)
-    random = [_random_phases(values, beyond, rng) for values in (first, second)]
-    left = fourier_shell_correlation(random[0], random[1], pixel_size_m, mask).correlation
-    correlation = masked.correlation.copy()
-    # The first shells beyond hold what the mask's blur brings over from the good ones.
-    part = slice(min(start + 2, n_shells - 1), None)
-    rest = np.clip(left[part], 0.0, 0.99)
-    correlation[part] = (correlation[part] - rest) / (1.0 - rest)
-    return replace(
-        masked,
-        correlation=correlation,
-        half_bit_resolution_m=crossing(masked.frequency, correlation, masked.half_bit),
-        one_bit_resolution_m=crossing(masked.frequency, correlation, masked.one_bit),
-    )
-
-
-def _random_phases(
-    volume: NDArray[np.floating], beyond: NDArray[np.bool_], rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """Volume with the phases of noise in part of its half transform."""
-    spectrum = fft.rfftn(volume.astype(np.float64))
-    noise = fft.rfftn(rng.standard_normal(volume.shape))
-    noise *= np.abs(spectrum) / np.maximum(np.abs(noise), 1e-300)
-    out: NDArray[np.float64] = fft.irfftn(np.where(beyond, noise, spectrum), volume.shape)
-    return out
 
 
 def _curve(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.io import hdf5
-from pipeline.stacks import AlignedStack, Contrast, DifferencedStack, PhaseStack
+from pipeline.stacks import Contrast, DifferencedStack, PhaseStack
 
 _Kind = Literal["phase", "aligned", "differenced"]
 
@@ -48,32 +48,6 @@ def load_phase(path: Path) -> PhaseStack:
                 name: _array(file, f"diagnostics/{name}", path, np.float64)
                 for name in file["diagnostics"]
             },
-        )
-
-
-def save_aligned(path: Path, stack: AlignedStack) -> None:
-    """Write an `AlignedStack`; the file appears when it is whole."""
-    with hdf5.write_hdf5(path) as file:
-        _write(file, "aligned", stack.data, {"rotations": stack.rotations}, stack.valid)
-        _write_attributes(file, stack.pixel_size_m, stack.noise, stack.energy_ev)
-
-
-def load_aligned(path: Path) -> AlignedStack:
-    """Read an `AlignedStack`.
-
-    Raises
-    ------
-    InputError : unreadable, or another kind of stack.
-    """
-    with hdf5.open_hdf5(path) as file:
-        _check_kind(file, "aligned", path)
-        return AlignedStack(
-            data=_array(file, "data", path, np.float32),
-            rotations=_array(file, "rotations", path, np.float64),
-            pixel_size_m=float(file.attrs["pixel_size_m"]),
-            energy_ev=float(file.attrs["energy_ev"]),
-            noise=float(file.attrs["noise"]),
-            valid=_valid(file, path),
         )
 
 

@@ -118,37 +118,6 @@ def _unmeasured(frame: NDArray[Any]) -> NDArray[np.bool_]:
     return missing & ~air
 
 
-def crop_valid_border(frame: NDArray[Any]) -> Crop:
-    """Largest upright rectangle of a frame without the empty or noisy border of a reconstruction.
-
-    Outside the scanned area ptychography leaves its start value, and along the rim of the scan
-    amplitudes and phases that mean nothing. Bad areas inside, which no crop would remove, are
-    left alone.
-
-    Parameters
-    ----------
-    frame : (ny, nx) complex transmission, or real phase [rad].
-
-    Returns
-    -------
-    Slices along y and x; of the whole frame where its border is good.
-
-    Raises
-    ------
-    InputError
-        If less than a sixteenth of the frame is left.
-    """
-    rows, columns = _within(missing_area(frame) | _noisy(frame))
-    left = (rows.stop - rows.start) * (columns.stop - columns.start)
-    if left < LEAST_LEFT * frame.size:
-        raise InputError(
-            f"no usable area: the largest rectangle without an empty or noisy border is "
-            f"{rows.stop - rows.start} x {columns.stop - columns.start} of "
-            f"{frame.shape[0]} x {frame.shape[1]} pixels"
-        )
-    return rows, columns
-
-
 def _within(bad: NDArray[np.bool_]) -> Crop:
     """Largest rectangle without bad pixels that are connected with the border."""
     labels, _ = ndimage.label(bad, np.ones((3, 3), bool))

@@ -66,27 +66,6 @@ def fourier_resample(
     return _apply(rows, columns, image)
 
 
-def fourier_resample_adjoint(
-    image: NDArray[Any],
-    pixel_in_m: float,
-    pixel_out_m: float,
-    in_shape: tuple[int, int],
-) -> NDArray[Any]:
-    """Apply the adjoint of `fourier_resample`: from the output grid back to `in_shape`.
-
-    Parameters
-    ----------
-    image : (..., ny, nx) real or complex, on the pixel size `pixel_out_m`.
-    pixel_in_m, pixel_out_m : pixel sizes [m], as in the forward call.
-    in_shape : image shape that the forward call started from.
-    """
-    out_shape = (image.shape[-2], image.shape[-1])
-    rows, columns = _scale_matrices(in_shape, out_shape, pixel_in_m, pixel_out_m)
-    if rows is None or columns is None:
-        return image.copy()
-    return _apply(rows.T, columns.T, image)
-
-
 def fourier_shift(image: NDArray[Any], dy: float, dx: float) -> NDArray[Any]:
     """Move the content of an image by `(dy, dx)` pixels: `result(y, x) = image(y - dy, x - dx)`.
 

@@ -84,11 +84,6 @@ class Preset:
         """Memory of the label map; the simulation holds this and a few single projections."""
         return 2 * math.prod(self.fine_shape)
 
-    @property
-    def raw_bytes(self) -> int:
-        """Size of the complex projections on disk, without file headers."""
-        return 8 * self.total_projections * math.prod(self.frame_shape)
-
 
 PRESETS: dict[str, Preset] = {
     preset.name: preset

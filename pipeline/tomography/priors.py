@@ -1,12 +1,12 @@
-"""Penalties on a field: smooth, edge-preserving, small, or of one magnitude.
+"""Penalties on a field: smooth, or edge-preserving.
 
 Every penalty acts inside a support only: differences are taken between two voxels that both
 belong to it, so that the sample's surface costs nothing. `metric` weighs the components in a
 squared norm; `tensor_metric` makes that norm the Frobenius norm of a symmetric tensor stored as
 (xx, yy, zz, yz, xz, xy), so that a rotated sample pays the same and no direction is favoured.
 
-The quadratic ones (`GradientPrior`, `TikhonovPrior`) have a Hessian and suit conjugate gradients;
-the others only a value and a gradient.
+The quadratic one (`GradientPrior`) has a Hessian and suits conjugate gradients; the others only a
+value and a gradient.
 """
 
 from __future__ import annotations
@@ -191,25 +191,6 @@ class GradientPrior:
 
 
 @dataclass(frozen=True)
-class TikhonovPrior:
-    """`strength / 2 · Σ |x_i|²` over the voxels of the support; attributes as `GradientPrior`."""
-
-    strength: float
-    support: Mask
-    metric: NDArray[np.float64]
-
-    def hessian(self, field: Field) -> Field:
-        """Scaled field inside the support, (c, z, y, x) float32."""
-        weights = (self.strength * self.metric).astype(np.float32)
-        return np.asarray(field * weights[:, None, None, None] * self.support, dtype=np.float32)
-
-    def value_gradient(self, field: Field) -> tuple[float, Field]:
-        """Penalty and gradient."""
-        gradient = self.hessian(field)
-        return 0.5 * inner(field, gradient), gradient
-
-
-@dataclass(frozen=True)
 class EdgePreservingPrior:
     """Pseudo-Huber penalty of the joint gradient norm of all components.
 
@@ -243,32 +224,6 @@ class EdgePreservingPrior:
         factor = self.strength / self.scale
         _weighted_laplacian(field, self.support, factor * self.metric, weights, out)
         return factor * float(planes.sum()), out
-
-
-@dataclass(frozen=True)
-class MagnitudePrior:
-    """`strength / 4 · Σ (|x_i|² − m²)² / m²` in the support: vectors of one length, any direction.
-
-    Near `|x| = m` this is `strength / 2 · 2 (|x| − m)²`.
-
-    Attributes
-    ----------
-    strength : float >= 0, in units of data² / field².
-    magnitude : float > 0, the length `m` [field].
-    support : (z, y, x) bool.
-    """
-
-    strength: float
-    magnitude: float
-    support: Mask
-
-    def value_gradient(self, field: Field) -> tuple[float, Field]:
-        """Penalty and gradient."""
-        square = np.float32(self.magnitude**2)
-        excess = (np.einsum("czyx,czyx->zyx", field, field) - square) * self.support
-        factor = self.strength / self.magnitude**2
-        value = 0.25 * factor * inner(excess, excess)
-        return value, np.asarray(np.float32(factor) * excess * field, dtype=np.float32)
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,10 @@ beside its floor and goal.
 from __future__ import annotations
 
 import argparse
-import json
 import resource
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,8 +23,9 @@ from alignment_cases import cases
 from numpy.typing import NDArray
 from scipy.io import loadmat
 from scipy.spatial.transform import Rotation
+from table import Row, Table
 
-from flows.solves import bounding_shape, crop
+from flows.steps.files import bounding_shape, crop
 from pipeline.align.assemble import concatenate, difference, mean, nominal_base, place
 from pipeline.align.assemble import scalar_channel as matter
 from pipeline.align.consistency import Alignment, align_series, alignment_residual
@@ -62,24 +61,6 @@ QUICK = ["stem-bottom", "bad", "axis"]
 
 OUTSIDE = 0.2
 """Part of the sample's width that is cut off."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measured value of the table."""
-
-    measure: str
-    value: float
-    unit: str
-    floor: float
-    goal: float
-    seconds: float
-
-    def __str__(self) -> str:
-        return (
-            f"{self.measure:58s} {self.value:9.4f} {self.unit:6s} "
-            f"floor {self.floor:<6g} goal {self.goal:<6g} {self.seconds:7.1f} s"
-        )
 
 
 @dataclass(frozen=True)
@@ -183,14 +164,15 @@ def worst_residual(results: list[Aligned]) -> float:
 
 def shifts_row(results: list[Aligned], seconds: float) -> Row:
     """Residual shift where the frames hold the sample."""
-    return Row("shifts +-15 px, ramps 3 cycles", worst_residual(results), "px", 0.1, 0.03, seconds)
+    worst = worst_residual(results)
+    return Row("shifts +-15 px, ramps 3 cycles", worst, 0.1, 0.03, "px", seconds=seconds)
 
 
 def pairs_row(results: list[Aligned], seconds: float) -> Row:
     """Error of the registration of LV onto LH."""
     errors = [r.between - (r.pair.wanted[1] - r.pair.wanted[0]) for r in results]
     rms = float(np.sqrt(np.mean(np.square(errors))))
-    return Row("LH-LV pair registration", rms, "px", 0.1, 0.02, seconds)
+    return Row("LH-LV pair registration", rms, 0.1, 0.02, "px", seconds=seconds)
 
 
 def partial_rows(sample: Sample, tilts: list[str]) -> Iterator[Row]:
@@ -202,9 +184,8 @@ def partial_rows(sample: Sample, tilts: list[str]) -> Iterator[Row]:
         begun = time.perf_counter()
         results = [aligned(sample.pair(tilt, columns)) for tilt in tilts]
         seconds = time.perf_counter() - begun
-        yield Row(
-            f"the same, 20 % outside at {side}", worst_residual(results), "px", 0.25, 0.08, seconds
-        )
+        worst = worst_residual(results)
+        yield Row(f"the same, 20 % outside at {side}", worst, 0.25, 0.08, "px", seconds=seconds)
 
 
 def tilt_rows(results: list[Aligned]) -> Iterator[Row]:
@@ -225,10 +206,9 @@ def tilt_rows(results: list[Aligned]) -> Iterator[Row]:
         planted = np.array([12.0, -12.0, -12.0]) + centre - now
         shifted.append(float(np.abs(motion.shift - straight.shift - planted).max()))
     seconds = time.perf_counter() - begun
-    yield Row(
-        "tilt registration, 3 deg and 20 px off: angle", max(turned), "deg", 0.2, 0.05, seconds
-    )
-    yield Row("tilt registration, 3 deg and 20 px off: shift", max(shifted), "px", 0.3, 0.05, 0.0)
+    name = "tilt registration, 3 deg and 20 px off"
+    yield Row(f"{name}: angle", max(turned), 0.2, 0.05, "deg", seconds=seconds)
+    yield Row(f"{name}: shift", max(shifted), 0.3, 0.05, "px")
 
 
 def published_rows() -> Iterator[Row]:
@@ -257,7 +237,8 @@ def published_rows() -> Iterator[Row]:
             )
         found = align_series(frames, angle)
         worst = float(np.abs(alignment_residual(found.shifts, -shifts, angle)[1]).max())
-        yield Row(f"{name}: largest error", worst, "px", 0.5, 0.5, time.perf_counter() - begun)
+        seconds = time.perf_counter() - begun
+        yield Row(f"{name}: largest error", worst, 0.5, 0.5, "px", seconds=seconds)
 
 
 def stress_rows(names: list[str]) -> Iterator[Row]:
@@ -271,19 +252,19 @@ def stress_rows(names: list[str]) -> Iterator[Row]:
         found = align_series(case.frames, case.angles, AlignSettings(model=model))
         seconds = time.perf_counter() - begun
         rms = float(np.sqrt(np.mean(case.residual(found.shifts) ** 2)))
-        yield Row(f"stress: {case.name}", rms, "px", case.floor, case.goal, seconds)
+        yield Row(f"stress: {case.name}", rms, case.floor, case.goal, "px", seconds=seconds)
         if name == "axis":
-            yield Row("  tilt of the axis", abs(found.axis_tilt_deg + 1.0), "deg", 0.1, 0.02, 0.0)
+            yield Row("  tilt of the axis", abs(found.axis_tilt_deg + 1.0), 0.1, 0.02, "deg")
         if name == "lean":
-            yield Row("  lean of the axis", abs(found.axis_pitch_deg - 1.0), "deg", 0.2, 0.1, 0.0)
+            yield Row("  lean of the axis", abs(found.axis_pitch_deg - 1.0), 0.2, 0.1, "deg")
         if name == "bad":
             missed = float(np.sum(found.left_out != ~case.counted))
-            yield Row("  frames wrongly judged", missed, "", 1.0, 0.0, 0.0)
+            yield Row("  frames wrongly judged", missed, 1.0, 0.0)
         if case.turns is not None and case.growth is not None:
             turned = common_turn(found.turns_rad + case.turns, case.angles)[2]
             grown = np.log(found.scales) + case.growth
-            yield Row("  turns", float(np.rad2deg(turned.std())), "deg", 0.1, 0.03, 0.0)
-            yield Row("  scales", 100 * float(grown.std()), "%", 0.1, 0.05, 0.0)
+            yield Row("  turns", float(np.rad2deg(turned.std())), 0.1, 0.03, "deg")
+            yield Row("  scales", 100 * float(grown.std()), 0.1, 0.05, "%")
 
 
 def _first(content: dict[str, Any]) -> NDArray[np.float64]:
@@ -319,10 +300,9 @@ def end_rows(sample: Sample, results: list[Aligned], quick: bool) -> Iterator[Ro
     yield Row(
         f"end effect ({errors[0]:.2f} against {errors[1]:.2f} deg)",
         errors[0] / errors[1],
-        "",
         1.3,
         1.05,
-        time.perf_counter() - begun,
+        seconds=time.perf_counter() - begun,
     )
 
 
@@ -446,31 +426,23 @@ def scale_rows(n: int, shape: tuple[int, int]) -> Iterator[Row]:
     residual = alignment_residual(found.shifts, -shifts, np.deg2rad(angles))[0]
     size = f"{n} x {shape[1]} x {shape[0]}"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    yield Row(f"{size}: raw to phase", prepared / 60.0, "min", 30.0, 8.0, prepared)
-    yield Row(f"{size}: phase to aligned", spent[1] / 60.0, "min", 30.0, 8.0, spent[1])
-    yield Row(f"{size}: residual", residual, "px", 0.1, 0.03, 0.0)
-    yield Row(f"{size}: peak memory", peak, "GiB", 8.0, 4.0, 0.0)
+    yield Row(f"{size}: raw to phase", prepared / 60.0, 30.0, 8.0, "min", seconds=prepared)
+    yield Row(f"{size}: phase to aligned", spent[1] / 60.0, 30.0, 8.0, "min", seconds=spent[1])
+    yield Row(f"{size}: residual", residual, 0.1, 0.03, "px")
+    yield Row(f"{size}: peak memory", peak, 8.0, 4.0, "GiB")
 
 
-def measure(size: str, wanted: list[str], tell: Callable[[Row], None]) -> list[Row]:
+def measure(size: str, wanted: list[str]) -> Iterator[Row]:
     """Measure the rows of a size.
 
     Parameters
     ----------
     size : `tiny`, `demo` or `paper`.
     wanted : of shifts, partial, tilts, published, end, stress; all when empty.
-    tell : called with every row.
     """
-    rows: list[Row] = []
-
-    def add(found: Iterable[Row]) -> None:
-        for row in found:
-            rows.append(row)
-            tell(row)
-
     if size == "paper":
-        add(scale_rows(280, (650, 760)))
-        return rows
+        yield from scale_rows(280, (650, 760))
+        return
     tiny = size == "tiny"
     sample = Sample(larger(PRESETS[size]))
     tilts = ["tilt1", "tilt2"] if tiny else ["tilt1", "tilt2", "tilt3", "tilt4"]
@@ -482,20 +454,20 @@ def measure(size: str, wanted: list[str], tell: Callable[[Row], None]) -> list[R
         begun = time.perf_counter()
         results = [aligned(sample.pair(tilt)) for tilt in tilts]
         seconds = time.perf_counter() - begun
-        add([shifts_row(results, seconds), pairs_row(results, seconds)])
+        yield shifts_row(results, seconds)
+        yield pairs_row(results, seconds)
         if asked("tilts"):
-            add(tilt_rows(results))
+            yield from tilt_rows(results)
         if asked("end"):
-            add(end_rows(sample, results, tiny))
+            yield from end_rows(sample, results, tiny)
     if asked("partial"):
-        add(partial_rows(sample, tilts[: 1 if tiny else 2]))
+        yield from partial_rows(sample, tilts[: 1 if tiny else 2])
     if asked("published"):
-        add(published_rows())
+        yield from published_rows()
     if asked("stress"):
-        add(stress_rows(QUICK if tiny else list(cases())))
+        yield from stress_rows(QUICK if tiny else list(cases()))
     if tiny and asked("scale"):
-        add(scale_rows(24, (80, 96)))
-    return rows
+        yield from scale_rows(24, (80, 96))
 
 
 def main(arguments: list[str] | None = None) -> list[Row]:
@@ -507,15 +479,9 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
 
-    def tell(row: Row) -> None:
-        if not given.json:
-            sys.stdout.write(f"{row}\n")
-            sys.stdout.flush()
-
-    rows = measure(given.size, given.rows, tell)
-    if given.json:
-        sys.stdout.write(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-    return rows
+    table = Table[Row](as_json=given.json)
+    table.add(measure(given.size, given.rows))
+    return table.complete()
 
 
 if __name__ == "__main__":

@@ -11,20 +11,19 @@ was measured beside its floor and goal.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
+from table import Row, Table
 
 from pipeline.analyse.axes import axis_tensor, principal_axis
 from pipeline.analyse.boundaries import GrainBoundaries, find_boundaries
@@ -42,24 +41,6 @@ NOISE_DEG, CORRELATION, BLUR = 1.0, 0.8, 0.6
 
 FACES_FOUND = 9
 """Voxel faces of contact from which a true boundary is asked for: three by three."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table; whether more or less is better shows in floor and goal."""
-
-    name: str
-    value: float
-    floor: float
-    goal: float
-    unit: str = ""
-    detail: str = ""
-
-    @property
-    def passed(self) -> bool:
-        """Whether the value is at least as good as the floor."""
-        upwards = self.goal >= self.floor
-        return self.value >= self.floor if upwards else self.value <= self.floor
 
 
 @dataclass(frozen=True)
@@ -289,7 +270,7 @@ def method_rows(size: str) -> Iterator[Row]:
     truth = planted(fine, units(rng, int(fine.max()) + 1), rng)
     for method in ("region-merging", "mean-shift", "connected"):
         score, made = grain_scores(truth, GrainSettings(method=method))
-        floor, goal = (0.95, 0.985) if method == "region-merging" else (-1.0, 0.0)
+        floor, goal = (0.95, 0.985) if method == "region-merging" else (None, None)
         detail = "touching grains below 10° as one"
         if method == "region-merging":
             inside = truth.pure & truth.mask & (made.label > 0)
@@ -401,7 +382,7 @@ def speed_rows() -> Iterator[Row]:
     yield Row("peak memory of the process", peak, 8.0, 6.0, "GiB")
 
 
-def rows(size: str, wanted: str = "") -> list[Row]:
+def rows(size: str, wanted: str = "") -> Iterator[Row]:
     """All rows of one size whose part of the benchmark has this word in its name."""
     parts: dict[str, Callable[[], Iterator[Row]]] = {
         "kinds": lambda: kind_rows(size),
@@ -411,7 +392,7 @@ def rows(size: str, wanted: str = "") -> list[Row]:
     }
     if size == "paper":
         parts["speed"] = speed_rows
-    return [row for name, part in parts.items() if wanted in name for row in part()]
+    return (row for name, part in parts.items() if wanted in name for row in part())
 
 
 def main(arguments: list[str] | None = None) -> list[Row]:
@@ -421,17 +402,10 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--rows", default="", help="kinds, grains, methods, area or speed")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
-    made = rows(options.size, options.rows)
-    if options.json:
-        content: list[dict[str, Any]] = [asdict(row) for row in made]
-        print(json.dumps(content, indent=1))
-        return made
-    for row in made:
-        bars = f"floor {row.floor:g}, goal {row.goal:g}" if row.floor != -1.0 else "to compare"
-        verdict = "" if row.passed else "  BELOW"
-        print(f"{row.name:58s} {row.value:9.4g} {row.unit:7s} {bars}{verdict}  {row.detail}")
-    return made
+    table = Table[Row](as_json=options.json, label="name")
+    table.add(rows(options.size, options.rows))
+    return table.complete()
 
 
 if __name__ == "__main__":
-    sys.exit(0 if all(row.passed for row in main()) else 1)
+    sys.exit(0 if all(row.met for row in main()) else 1)

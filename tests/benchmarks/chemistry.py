@@ -11,19 +11,18 @@ prints what was measured beside its floor and goal.
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from table import Row, Table
 
 from pipeline.align.assemble import place, scalar_channel
 from pipeline.analyse.chemistry import ChemicalState, chemical_state, energy_model
@@ -61,18 +60,6 @@ SETTINGS = ChemistrySettings()
 FBP = ScalarSettings(method="fbp")
 PAPER = (330, 330, 540)
 COMPONENTS = [Component(name="oxidised"), Component(name="reduced")]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table; a value at or below `goal` is as good as asked for."""
-
-    name: str
-    value: float
-    floor: float
-    goal: float
-    unit: str
-    detail: str = ""
 
 
 def spectra() -> ReferenceSpectra:
@@ -313,24 +300,16 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--size", choices=("tiny", "demo", "paper"), default="tiny")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args(arguments)
+    table = Table[Row](as_json=chosen.json, label="name")
     if chosen.size == "paper":
-        rows = speed_rows(PAPER, 1.0)
+        table.add(speed_rows(PAPER, 1.0))
     else:
-        rows = planted_rows(24 if chosen.size == "tiny" else 64)
-        rows += raw_rows(f"{chosen.size}-chemistry")
-        rows += density_rows(chosen.size)
+        table.add(planted_rows(24 if chosen.size == "tiny" else 64))
+        table.add(raw_rows(f"{chosen.size}-chemistry"))
+        table.add(density_rows(chosen.size))
     if chosen.size == "demo":
-        rows += speed_rows((110, 110, 180), 27.0)
-    if chosen.json:
-        print(json.dumps([asdict(row) for row in rows]))
-        return rows
-    print(f"{'measure':<58}{'value':>10}{'floor':>8}{'goal':>8}  unit         detail")
-    for row in rows:
-        print(
-            f"{row.name:<58}{row.value:>10.3g}{row.floor:>8.3g}{row.goal:>8.3g}  "
-            f"{row.unit:<12} {row.detail}"
-        )
-    return rows
+        table.add(speed_rows((110, 110, 180), 27.0))
+    return table.complete()
 
 
 if __name__ == "__main__":

@@ -10,12 +10,11 @@ several seeds; `paper` adds the time and memory of a volume of 330 x 330 x 540.
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.transform import Rotation
 from scipy.special import erf
+from table import Row, Table
 
 from pipeline.analyse.defect_lines import find_disclinations
 from pipeline.analyse.defects_plane import ORDER, find_planar_defects
@@ -51,31 +51,6 @@ MATCH = 2.0
 LINE_STEP = 0.25
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the table; `floor` and `goal` are bars, from below where `more` is set."""
-
-    name: str
-    value: float
-    floor: float
-    goal: float
-    unit: str
-    more: bool = False
-    detail: str = ""
-
-    @property
-    def good(self) -> bool:
-        """Whether the floor is met."""
-        return self.value >= self.floor if self.more else self.value <= self.floor
-
-    def __str__(self) -> str:
-        sign = ">=" if self.more else "<="
-        return (
-            f"{self.name:44s} {self.value:9.4g} {self.unit:18s} floor {sign} {self.floor:<6g} "
-            f"goal {sign} {self.goal:<6g} {self.detail}"
-        )
-
-
 @dataclass
 class Tally:
     """Matches of found to planted defects over several volumes."""
@@ -102,9 +77,9 @@ class Tally:
         place = f"median {low:.3f}, 95 % {high:.3f}"
         many = f"{self.planted} planted, {self.voxels / 1e6:.2f} million voxels"
         return [
-            Row(f"{what}: found", 100 * self.matched / self.planted, 95, 99.5, "%", True, many),
-            Row(f"{what}: false", per_million, 2, 0.1, "per 1e6 voxels", False, f"{self.false}"),
-            Row(f"{what}: position", float(errors.mean()), 1, 0.3, "voxel", False, place),
+            Row(f"{what}: found", 100 * self.matched / self.planted, 95, 99.5, "%", many),
+            Row(f"{what}: false", per_million, 2, 0.1, "per 1e6 voxels", f"{self.false}"),
+            Row(f"{what}: position", float(errors.mean()), 1, 0.3, "voxel", place),
         ]
 
 
@@ -321,7 +296,7 @@ def line_rows(size: str) -> list[Row]:
     rows = tally.rows("disclinations, by length")
     rows.append(Row("disclinations: profile", float(np.mean(wrong)), 0.2, 0.1, "cosine"))
     rows.append(
-        Row("disclinations: volumes with the right lines", 100 * whole / count, 95, 99.5, "%", True)
+        Row("disclinations: volumes with the right lines", 100 * whole / count, 95, 99.5, "%")
     )
     return rows
 
@@ -405,7 +380,6 @@ def quiet_rows(size: str) -> list[Row]:
             2,
             0.1,
             "per 1e6 voxels",
-            False,
             f"{voxels / 1e6:.2f} million voxels",
         )
         for name, count in counts.items()
@@ -463,7 +437,7 @@ def resolution_rows(size: str) -> Iterator[Row]:
         count = pairs if parts == 1 else 2
         mean, single = correlation_error(shape, count, mask, parts)
         detail = f"{'x'.join(map(str, shape))}, mean of {count}; one alone {single:.4f}"
-        yield Row(f"correlation, {name}", mean, 0.01, 0.005, "mean deviation", False, detail)
+        yield Row(f"correlation, {name}", mean, 0.01, 0.005, "mean deviation", detail)
 
 
 def edge_rows(size: str) -> Iterator[Row]:
@@ -479,7 +453,7 @@ def edge_rows(size: str) -> Iterator[Row]:
         (found,) = material_edges(volume, (depth > 0).astype(np.uint8), ["ball"], 1.0, settings)
         detail = f"{len(found.width_m)} profiles, spread {found.width_m.std():.3f} voxels"
         error = 100 * abs(np.median(found.width_m) / (2.5631 * sigma) - 1)
-        yield Row(f"edge of a sphere, blur {sigma}", error, 5, 2, "% of width", False, detail)
+        yield Row(f"edge of a sphere, blur {sigma}", error, 5, 2, "% of width", detail)
         depth = 0.6 * x + 0.3 * y + 0.742 * z + 0.2
         share = 0.5 * (1 + erf(depth / (np.sqrt(2) * sigma)))
         tensor = 0.02 * rng.standard_normal((6, n, n, n))
@@ -488,7 +462,7 @@ def edge_rows(size: str) -> Iterator[Row]:
         (found,) = grain_edges(tensor.astype(np.float32), 1 + (depth > 0), 1.0, settings)
         detail = f"{len(found.width_m)} profiles, spread {found.width_m.std():.3f} voxels"
         error = 100 * abs(np.median(found.width_m) / (2.5631 * sigma) - 1)
-        yield Row(f"boundary of 90 degrees, blur {sigma}", error, 5, 2, "% of width", False, detail)
+        yield Row(f"boundary of 90 degrees, blur {sigma}", error, 5, 2, "% of width", detail)
 
 
 # Time ------------------------------------------------------------------------------------------
@@ -522,9 +496,9 @@ def time_rows(size: str) -> Iterator[Row]:
         search(axis, mask, 1.0)
         taken, used = time.perf_counter() - start, time.process_time() - used
         detail = f"{'x'.join(map(str, shape))}, {used:.2f} s of processor"
-        yield Row(f"time of {search.__name__}", taken, 60, 60, "s", False, detail)
+        yield Row(f"time of {search.__name__}", taken, 60, 60, "s", detail)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    yield Row("memory of the process", peak, 8, 8, "GiB", False, "at most")
+    yield Row("memory of the process", peak, 8, 8, "GiB", "at most")
 
 
 GROUPS: dict[str, Callable[[str], list[Row]]] = {
@@ -545,16 +519,11 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--rows", choices=tuple(GROUPS), action="append")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
-    rows = []
+    table = Table[Row](as_json=options.json, label="name")
     for name in options.rows or GROUPS:
-        for row in GROUPS[name](options.size):
-            rows.append(row)
-            if not options.json:
-                print(row, flush=True)
-    if options.json:
-        print(json.dumps([asdict(row) for row in rows]))
-    return rows
+        table.add(GROUPS[name](options.size))
+    return table.complete()
 
 
 if __name__ == "__main__":
-    sys.exit(0 if all(row.good for row in main()) else 1)
+    sys.exit(0 if all(row.met for row in main()) else 1)

@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import finufft
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
+from table import Row, Table
 
 from pipeline.tomography.contrast import linear_difference_weights, linear_weights, scalar_weights
 from pipeline.tomography.geometry import euler_rotations, series_rotations
@@ -69,25 +69,6 @@ SIZES = {
     "demo": Size(128, 180, 64, 60, 7),
     "paper": Size(256, 280, 64, 480, 5),
 }
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table; a value at or below `floor` is good enough."""
-
-    measure: str
-    value: float
-    floor: float
-    goal: float
-    unit: str
-    detail: str = ""
-
-    def __str__(self) -> str:
-        """As a line of the table."""
-        return (
-            f"{self.measure:<58} {self.value:<10.3g} {self.unit:<6} "
-            f"floor {self.floor:<8.3g} goal {self.goal:<8.3g} {self.detail}"
-        )
 
 
 def medians(runs: dict[str, Run], size: Size, repeats: int | None = None) -> dict[str, float]:
@@ -414,15 +395,10 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args(arguments)
-    rows: list[Row] = []
+    table = Table[Row](as_json=chosen.json)
     for name in chosen.rows:
-        made = ROWS[name](replace(SIZES[chosen.size], clock=chosen.clock))
-        rows += made
-        if not chosen.json:
-            print(*made, sep="\n", flush=True)
-    if chosen.json:
-        print(json.dumps([asdict(row) for row in rows], indent=1))
-    return rows
+        table.add(ROWS[name](replace(SIZES[chosen.size], clock=chosen.clock)))
+    return table.complete()
 
 
 if __name__ == "__main__":

@@ -10,15 +10,17 @@ predicted, with as few iterations as touch every array. The peak is the operatin
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from table import Table
 
 LOWEST, HIGHEST = 0.8, 1.2
 SIZES = {"tiny": [(24, 8)], "demo": [(64, 40), (96, 24)], "paper": [(64, 40), (96, 48), (160, 60)]}
@@ -39,6 +41,10 @@ class Row:
     def value(self) -> float:
         """Predicted over measured."""
         return self.predicted_bytes / self.measured_bytes
+
+    def as_json(self) -> dict[str, Any]:
+        """What was predicted and measured, and their ratio."""
+        return {**asdict(self), "value": self.value}
 
     def __str__(self) -> str:
         predicted, measured = (b / 2**30 for b in (self.predicted_bytes, self.measured_bytes))
@@ -89,24 +95,26 @@ def write_inputs(folder: Path, n: int, angles: int) -> None:
 
 def run_stage(stage: str, folder: Path) -> None:
     """One stage of a run, as the flow calls it, in as few iterations as touch every array."""
-    from flows import solves
+    from flows.steps.directions import solve_orientation, solve_vector
+    from flows.steps.refine import align_jointly
+    from flows.steps.scalar import solve_scalar
     from schemas.recipe import OrientationSettings, ScalarSettings, VectorSettings
 
     support, out = folder / "support.npy", folder / "out"
     out.mkdir()
     if stage == "scalar":
-        solves.solve_scalar(out, [folder / "scalar.h5"], ScalarSettings(iterations=3))
+        solve_scalar(out, [folder / "scalar.h5"], ScalarSettings(iterations=3))
     elif stage == "joint alignment":
         names = {f"m{k}": folder / f"alignment_{k}.npz" for k in range(3)}
         linear, means = [folder / "linear.h5"], [folder / "scalar.h5"]
-        solves.align_jointly(out, linear, means, names, folder / "volume.npy", support, 0)
+        align_jointly(out, linear, means, names, folder / "volume.npy", support, 0)
     elif stage == "magnetisation":
         settings = VectorSettings(iterations=3, refine_iterations=6)
-        solves.solve_vector(out, [folder / "circular.h5"], support, settings, 0)
+        solve_vector(out, [folder / "circular.h5"], support, settings, 0)
     else:
         name = "joint" if "joint" in stage else "linear"
         settings_ = OrientationSettings(iterations=3, refine_iterations=7)
-        solves.solve_orientation(out, [folder / f"{name}.h5"], support, settings_, 0)
+        solve_orientation(out, [folder / f"{name}.h5"], support, settings_, 0)
 
 
 def peak_of(stage: str, n: int, angles: int) -> int:
@@ -130,17 +138,15 @@ def own_peak() -> int:
     return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 
-def measure(size: str, stages: list[str] | None = None) -> list[Row]:
+def measure(size: str, stages: list[str] | None = None) -> Iterator[Row]:
     """Every stage, or some, at the sizes of `size`."""
     from pipeline.plan_resources import STAGES, stage_memory
 
-    rows = []
     for n, angles in SIZES[size]:
         for stage in stages or STAGES:
             count = 3 * angles
             predicted = stage_memory(stage, count, (n, n), (n, n, n))
-            rows.append(Row(f"{stage}, {n}³, {count} views", predicted, peak_of(stage, n, angles)))
-    return rows
+            yield Row(f"{stage}, {n}³, {count} views", predicted, peak_of(stage, n, angles))
 
 
 def main(arguments: list[str] | None = None) -> list[Row]:
@@ -156,13 +162,9 @@ def main(arguments: list[str] | None = None) -> list[Row]:
         run_stage(chosen.stage, chosen.folder)
         print(own_peak())
         return []
-    rows = measure(chosen.size, chosen.stages)
-    if chosen.json:
-        print(json.dumps([asdict(row) | {"value": row.value} for row in rows], indent=1))
-    else:
-        for row in rows:
-            print(row)
-    return rows
+    table = Table[Row](as_json=chosen.json)
+    table.add(measure(chosen.size, chosen.stages))
+    return table.complete()
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,32 +35,14 @@ from typing import Any
 import numpy as np
 import psutil
 import yaml
+from table import Row, Table
 
-from flows.api import PrefectApi, ServerAwayError
-from flows.intake import TABLE
+from flows.prefect_server.api import PrefectApi, ServerAwayError
+from flows.service.intake import TABLE
 from pipeline.io.ptychoshelves import write_projection
 
 ROOT = Path(__file__).resolve().parents[2]
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table; a value at or below `floor` is good enough."""
-
-    measure: str
-    value: float
-    floor: float
-    goal: float
-    unit: str
-    detail: str = ""
-
-    def __str__(self) -> str:
-        """As a line of the table."""
-        return (
-            f"{self.measure:<52} {self.value:<8.3g} {self.unit:<4} "
-            f"floor {self.floor:<5g} goal {self.goal:<5g} {self.detail}"
-        )
 
 
 _LAUNCHER = """
@@ -178,7 +159,7 @@ class Service(Program):
                 alive = child.status() != psutil.STATUS_ZOMBIE
             except psutil.Error:
                 continue
-            if alive and line and "flows.serving" not in line:
+            if alive and line and "flows.service.serving" not in line:
                 found.append(child)
         return found
 
@@ -444,8 +425,9 @@ def run_script(beamtime: Path, out: Path) -> None:
     """Process a beamtime with the functions of the flow, Prefect's decorators taken off."""
     from flows import beamtime_flow, tasks
     from flows.beamtime_flow import align_and_assemble, prepare_all, reconstruct
-    from flows.progress import ProgressBoard
-    from flows.run import lay_out, open_run
+    from flows.display.progress import ProgressBoard
+    from flows.layout import lay_out
+    from flows.run import open_run
     from schemas.recipe import Recipe
 
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # It ends with the process that measures it.
@@ -485,18 +467,11 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args(arguments)
     wanted = set(chosen.rows.split(","))
-    rows: list[Row] = []
-
-    def add(found: list[Row]) -> None:
-        """Keep rows; show them at once, for the next ones may take long."""
-        rows.extend(found)
-        if not chosen.json:
-            print(*found, sep="\n", flush=True)
-
+    table = Table[Row](as_json=chosen.json)
     with tempfile.TemporaryDirectory(prefix="dichrotomo-operations-") as name:
         folder = Path(name)
         if "serve" in wanted:
-            add(measure_serve(folder / "fresh"))
+            table.add(measure_serve(folder / "fresh"))
         source = chosen.beamtime
         if source is None and wanted & {"start", "cancel", "overhead"}:
             from pipeline.simulate.beamtime import simulate_beamtime
@@ -506,18 +481,16 @@ def main(arguments: list[str] | None = None) -> list[Row]:
             roots = [folder] if source is None else [folder, source.resolve()]
             with serving(folder / "service", *roots) as service:
                 if "start" in wanted:
-                    add(measure_start(service, source, folder / "night"))
+                    table.add(measure_start(service, source, folder / "night"))
                 if "many" in wanted:
-                    add(measure_many(service, folder / "many"))
+                    table.add(measure_many(service, folder / "many"))
                 if "cancel" in wanted:
                     yaml_file = source.resolve() / "beamtime.yaml"
-                    add(measure_cancel(service, yaml_file, folder / "cancelled", None))
+                    table.add(measure_cancel(service, yaml_file, folder / "cancelled", None))
                 if "overhead" in wanted:
                     yaml_file = source.resolve() / "beamtime.yaml"
-                    add(measure_overhead(service, yaml_file, folder / "both"))
-    if chosen.json:
-        print(json.dumps([asdict(row) for row in rows], indent=1))
-    return rows
+                    table.add(measure_overhead(service, yaml_file, folder / "both"))
+    return table.complete()
 
 
 if __name__ == "__main__":

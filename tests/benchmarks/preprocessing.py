@@ -10,17 +10,16 @@ measured beside its floor and goal.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
+from table import Row, Table
 
 from pipeline.io import reader_for
 from pipeline.preprocess.air import fit_air
@@ -44,18 +43,6 @@ DATA = Path(__file__).parents[2] / "../shared/data"
 
 BORDER = 32
 """Pixels along the border that are not called interior."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table; a value at or below `goal` is as good as asked for."""
-
-    name: str
-    value: float
-    floor: float
-    goal: float
-    unit: str
-    detail: str = ""
 
 
 def ramp_rows() -> list[Row]:
@@ -254,16 +241,9 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--size", choices=("tiny", "paper"), default="tiny")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
-    rows = measure(options.size)
-    if options.json:
-        sys.stdout.write(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-        return rows
-    for row in rows:
-        sys.stdout.write(
-            f"{row.name:34} {row.value:10.3g}   floor {row.floor:<8.3g} goal {row.goal:<8.3g} "
-            f"{row.unit}  {row.detail}\n"
-        )
-    return rows
+    table = Table[Row](as_json=options.json, label="name")
+    table.add(measure(options.size))
+    return table.complete()
 
 
 if __name__ == "__main__":

@@ -12,12 +12,10 @@ from ../shared/data; their rows are left out where it is absent, and at the size
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +28,7 @@ from reconstruction_cases import (
     oriented,
     pillar_of,
 )
+from table import Row, Table
 
 from pipeline.align.angles import refine_angles
 from pipeline.align.turns import misorientation_rms_deg
@@ -42,44 +41,6 @@ from pipeline.tomography.contrast import linear_difference_weights
 from pipeline.tomography.geometry import series_rotations
 from pipeline.tomography.projector import Projector
 from schemas.recipe import AngleSettings, OrientationSettings, ScalarSettings, VectorSettings
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table.
-
-    Attributes
-    ----------
-    measure, value, unit : what was measured.
-    floor, goal : the bar, and where it should be; None for a row that is only reported.
-    more : whether more is better.
-    detail : what else is worth knowing.
-    """
-
-    measure: str
-    value: float
-    unit: str
-    floor: float | None = None
-    goal: float | None = None
-    more: bool = False
-    detail: str = ""
-
-    @property
-    def met(self) -> bool:
-        """Whether the floor is reached."""
-        if self.floor is None:
-            return True
-        return self.value >= self.floor if self.more else self.value <= self.floor
-
-    def __str__(self) -> str:
-        """As a line of the table."""
-        bars = [
-            "reported" if bar is None else f"{name} {bar:<7.4g}"
-            for name, bar in (("floor", self.floor), ("goal", self.goal))
-        ]
-        return (
-            f"{self.measure:<58} {self.value:<8.4g} {self.unit:<7} {' '.join(bars)} {self.detail}"
-        )
 
 
 def correlations(vector: NDArray[np.float32], truth: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -106,7 +67,7 @@ def metalattice_rows(size: str) -> list[Row]:
         found = correlations(reconstruct_vector(stack, support, settings).vector, truth)
         seconds = f"{time.perf_counter() - started:.0f} s"
         rows += [
-            Row(f"RESIRE-V set, {name}: correlation {axis}", float(value), "", floor, goal, True,
+            Row(f"RESIRE-V set, {name}: correlation {axis}", float(value), floor, goal, "",
                 seconds)
             for axis, value, floor, goal in zip("xyz", found, floors, goals, strict=True)
         ]  # fmt: skip
@@ -125,9 +86,9 @@ def film_rows(size: str) -> list[Row]:
         seconds = f"{time.perf_counter() - started:.0f} s"
         pearson = float(np.corrcoef(found.ravel(), published.ravel())[0, 1])
         rows += [
-            Row(f"Ta film, area {area}: Pearson with the published", pearson, "", 0.952, 0.98,
-                True, seconds),
-            Row(f"Ta film, area {area}: R1", misfit, "", 0.141, 0.12),
+            Row(f"Ta film, area {area}: Pearson with the published", pearson, 0.952, 0.98, "",
+                seconds),
+            Row(f"Ta film, area {area}: R1", misfit, 0.141, 0.12),
         ]  # fmt: skip
     return rows
 
@@ -190,8 +151,8 @@ def _orientation_pair(
     floors = bar or (None, None)
     goals = (0.7, 98.0) if bar else (None, None)
     return [
-        Row(f"orientation, {name}: median", median, "degree", floors[0], goals[0], False, detail),
-        Row(f"orientation, {name}: within 4°", within, "%", floors[1], goals[1], True),
+        Row(f"orientation, {name}: median", median, floors[0], goals[0], "degree", detail),
+        Row(f"orientation, {name}: within 4°", within, floors[1], goals[1], "%"),
     ]
 
 
@@ -211,10 +172,9 @@ def angle_rows(size: str) -> list[Row]:
             Row(
                 f"angular refinement, {n} voxels, SNR {snr:g}: left",
                 after,
-                "degree",
                 0.4,
                 0.1,
-                False,
+                "degree",
                 f"of {before:.2f}; {len(found.updates_deg)} rounds, {seconds:.0f} s",
             )
         )
@@ -263,12 +223,13 @@ def scale_rows(size: str) -> list[Row]:
     name = f"{total} differences of {frame[1]}x{frame[0]}, {'x'.join(map(str, shape))} voxels"
     full = size == "paper"
     return [
-        Row(f"{name}: one product", product, "s", detail=f"{count} projections in {seconds:.1f} s"),
-        Row("the same, whole run of default settings", product * PRODUCTS / 60.0, "min",
-            60.0 if full else None, 20.0 if full else None, False,
+        Row(f"{name}: one product", product, unit="s",
+            detail=f"{count} projections in {seconds:.1f} s"),
+        Row("the same, whole run of default settings", product * PRODUCTS / 60.0,
+            60.0 if full else None, 20.0 if full else None, "min",
             f"{PRODUCTS} products, extrapolated"),
-        Row("the same, memory", held + peak, "GiB", 20.0 if full else None, 20.0 if full else None,
-            False, f"peak of one shard {peak:.1f}, computed for data and fields {held:.1f}"),
+        Row("the same, memory", held + peak, 20.0 if full else None, 20.0 if full else None,
+            "GiB", f"peak of one shard {peak:.1f}, computed for data and fields {held:.1f}"),
     ]  # fmt: skip
 
 
@@ -288,15 +249,10 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--rows", nargs="*", choices=ROWS, default=list(ROWS))
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args(arguments)
-    rows: list[Row] = []
+    table = Table[Row](as_json=chosen.json)
     for name in chosen.rows:
-        made = ROWS[name](chosen.size)
-        rows += made
-        if not chosen.json and made:
-            print(*made, sep="\n", flush=True)
-    if chosen.json:
-        print(json.dumps([asdict(row) for row in rows], indent=1))
-    return rows
+        table.add(ROWS[name](chosen.size))
+    return table.complete()
 
 
 if __name__ == "__main__":

@@ -22,11 +22,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+from table import Row, Table
 
 TESTS = Path(__file__).resolve().parents[1]
 ROOT = TESTS.parent
@@ -36,24 +36,6 @@ KILL = {
     "demo": {"n": 40, "angles": 48, "iterations": 80, "workers": 4, "period": 30.0},
 }
 BATCH = {"tiny": 2, "demo": 8}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table; a value at or below `floor` is good enough."""
-
-    measure: str
-    value: float
-    floor: float
-    goal: float
-    unit: str
-    detail: str = ""
-
-    def __str__(self) -> str:
-        return (
-            f"{self.measure:52s} {self.value:8.3f} {self.unit:6s} floor {self.floor:<5g} "
-            f"goal {self.goal:<5g} {self.detail}"
-        )
 
 
 def load(path: Path) -> ModuleType:
@@ -69,7 +51,7 @@ def load(path: Path) -> ModuleType:
 
 def kill_rows(size: str, scratch: Path) -> list[Row]:
     """Workers that are killed one after another."""
-    from flows.clusters import Compute, open_compute
+    from flows.cluster.compute import Compute, open_compute
     from pipeline.tomography.solvers import conjugate_gradient
     from schemas.cluster import Cluster
 
@@ -181,21 +163,17 @@ ROWS: dict[str, Callable[[str, Path], list[Row]]] = {"kill": kill_rows, "slurm":
 
 
 def main(arguments: list[str] | None = None) -> list[Row]:
-    """Measure, and print one line a row."""
+    """Measure, print the table or JSON, and return the rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=sorted(KILL), default="demo")
     parser.add_argument("--rows", default=",".join(ROWS))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
-    rows: list[Row] = []
+    table = Table[Row](as_json=options.json)
     for name in options.rows.split(","):
         with tempfile.TemporaryDirectory(prefix="survival") as folder:
-            rows += ROWS[name](options.size, Path(folder))
-    if options.json:
-        print(json.dumps([asdict(row) for row in rows]))
-    else:
-        print("\n".join(str(row) for row in rows))
-    return rows
+            table.add(ROWS[name](options.size, Path(folder)))
+    return table.complete()
 
 
 if __name__ == "__main__":

@@ -21,12 +21,3 @@ def test_reconstructions_meet_their_floors_at_tiny_size(script, capsys):
         for name in ("tiny pillar, SNR 9", "the same, 2 random starts")
     )
     assert ours < 0.5 * published
-
-
-def test_a_row_says_its_bars(script):
-    row = script("reconstruction").Row("measure", 0.5, "degree", 0.4, 0.1)
-    assert not row.met
-    assert "floor 0.4" in str(row)
-    assert "goal 0.1" in str(row)
-    better = script("reconstruction").Row("share", 95.0, "%", 94.0, 98.0, more=True)
-    assert better.met

@@ -4,20 +4,18 @@
 
 The maps are drawn, not reconstructed: a pillar of Voronoi grains with pores, its density, and two
 noisy halves. Each step then runs as in a flow, on the files of the one before: grains, every
-analysis of `flows.analyses` that these maps allow, shell correlations, `result.nxs`, `report.html`.
-`paper` is 330 x 540 x 330 voxels with about a hundred grains.
+analysis of `flows.steps.analyses` that these maps allow, shell correlations, `result.nxs`,
+`report.html`. `paper` is 330 x 540 x 330 voxels with about a hundred grains.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,9 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
+from table import Row, Table
 
-from flows import products
-from flows.analyses import ANALYSES, Sources
+from flows.steps import products
+from flows.steps.analyses import ANALYSES, Sources
 from pipeline.analyse.axes import axis_tensor, principal_axis
 from pipeline.io.stacks import save_differenced
 from pipeline.stacks import DifferencedStack
@@ -44,25 +43,6 @@ SHAPES = {"tiny": (24, 32, 24), "demo": (110, 150, 110), "paper": (330, 540, 330
 MATERIALS = [
     Material(name="V2O5", electron_density_min=0.74, electron_density_max=0.90, formula="V2O5")
 ]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table; a value at or below `floor` is good enough."""
-
-    measure: str
-    value: float
-    floor: float
-    goal: float
-    unit: str
-    detail: str = ""
-
-    def __str__(self) -> str:
-        """As a line of the table."""
-        return (
-            f"{self.measure:<40} {self.value:<8.3g} {self.unit:<4} "
-            f"floor {self.floor:<5g} goal {self.goal:<5g} {self.detail}"
-        )
 
 
 def draw(folder: Path, shape: tuple[int, int, int]) -> dict[str, Path]:
@@ -241,13 +221,12 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     chosen = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name:
         rows, seconds = measure(chosen.size, Path(name))
-    if chosen.json:
-        print(json.dumps([asdict(row) for row in rows], indent=1))
-        return rows
-    for step, value in seconds.items():
-        print(f"  {step:<20} {value:8.1f} s")
-    print(*rows, sep="\n")
-    return rows
+    if not chosen.json:
+        for step, value in seconds.items():
+            print(f"  {step:<20} {value:8.1f} s")
+    table = Table[Row](as_json=chosen.json)
+    table.add(rows)
+    return table.complete()
 
 
 if __name__ == "__main__":

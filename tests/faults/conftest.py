@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -56,15 +56,9 @@ def write_beamtime(folder: Path, seed: int) -> Path:
 
 
 @pytest.fixture(scope="session")
-def driver() -> ModuleType:
+def driver(load: Callable[[str], ModuleType]) -> ModuleType:
     """`driver.py` as a module."""
-    path = Path(__file__).with_name("driver.py")
-    spec = importlib.util.spec_from_file_location("faults_driver", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("faults/driver.py")
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flows.clusters import open_compute
+from flows.cluster.compute import open_compute
 from pipeline.distribute import InProcessLeastSquares
 from pipeline.progress import Progress
 from pipeline.stacks import DifferencedStack

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import pytest
 
-from flows.clusters import open_compute
+from flows.cluster.compute import open_compute
 from pipeline.errors import ResourceError
 from pipeline.progress import silent
 from schemas.cluster import Cluster

@@ -14,15 +14,19 @@ import h5py
 import numpy as np
 import pytest
 
-from flows import limits
-from flows.limits import free_memory, refuse_full_disk, refuse_too_large
-from flows.stages import enter_differenced
-from flows.steps import Unkeyed, Workspace
+from flows.cluster import limits
+from flows.cluster.limits import free_memory, refuse_full_disk, refuse_too_large
+from flows.steps.directions import solver_bytes
+from flows.steps.stages import enter_differenced
+from flows.steps.workspace import Unkeyed, Workspace
 from pipeline.errors import InputError, ResourceError
 from pipeline.io.beamtime import load_beamtime
+from pipeline.io.stacks import save_differenced
 from pipeline.io.yaml_file import load_model
 from pipeline.plan import make_plan
+from pipeline.plan_resources import stage_memory
 from pipeline.progress import silent
+from pipeline.stacks import DifferencedStack
 from schemas.recipe import Recipe
 
 
@@ -94,7 +98,7 @@ def test_a_run_that_cannot_fit_begins_nothing(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flows.beamtime_flow import refuse_what_cannot_fit
-    from flows.run import lay_out
+    from flows.layout import lay_out
 
     layout = lay_out(small)
     refuse_what_cannot_fit(layout, Recipe(), tmp_path / "out")
@@ -102,6 +106,26 @@ def test_a_run_that_cannot_fit_begins_nothing(
     with pytest.raises(ResourceError, match="a tomogram of these frames needs about"):
         refuse_what_cannot_fit(layout, Recipe(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("components", "stage", "rows"),
+    [(3, "magnetisation", 1), (6, "orientation", 1), (7, "orientation, joint polarisations", 2)],
+)
+def test_a_solver_needs_what_its_stage_needs(
+    components: int, stage: str, rows: int, tmp_path: Path
+) -> None:
+    n = 8
+    rotations = np.broadcast_to(np.eye(3), (n, 3, 3))
+    frames, weights = np.zeros((n, 5, 6), np.float32), np.ones((n, components))
+    contrast = "circular" if components == 3 else "linear"
+    stacks = [tmp_path / "one.h5", tmp_path / "two.h5"]
+    for path in stacks:
+        save_differenced(path, DifferencedStack(frames, rotations, weights, contrast, 1e-8, 0.0))
+    support = tmp_path / "support.npy"
+    np.save(support, np.ones((6, 5, 6), bool))
+    needed = stage_memory(stage, 2 * n // rows, (5, 6), (6, 5, 6))
+    assert solver_bytes(stacks, support) == needed
 
 
 def copy_slowly(out: Path, source: Path) -> None:

@@ -15,8 +15,8 @@ from types import ModuleType
 
 import pytest
 
-from flows.clusters import open_compute
-from flows.slurm import start_slurm
+from flows.cluster.compute import open_compute
+from flows.cluster.slurm import start_slurm
 from pipeline.errors import ResourceError
 from schemas.cluster import Cluster, SlurmSettings
 
@@ -29,8 +29,8 @@ ITERATIONS = 60
 
 
 @pytest.fixture(scope="module")
-def slurm(support: Callable[[str], ModuleType]) -> Iterator[ModuleType]:
-    cluster = support("slurm_cluster")
+def slurm(load: Callable[[str], ModuleType]) -> Iterator[ModuleType]:
+    cluster = load("slurm_cluster.py")
     missing = cluster.missing()
     try:
         import dask_jobqueue  # noqa: F401
@@ -54,7 +54,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
 def test_cancelled_jobs_and_time_limits_change_no_bit(
     slurm: ModuleType, driver: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.slurm._CHECK_SECONDS", 1.0)
+    monkeypatch.setattr("flows.cluster.slurm._CHECK_SECONDS", 1.0)
     monkeypatch.setenv("PREFECT_API_KEY", "the-secret-of-the-driver")
     gone: list[str] = []
     with (
@@ -103,7 +103,7 @@ def test_what_slurm_refuses_is_said_at_once(slurm: ModuleType, tmp_path: Path) -
 def test_a_job_that_would_wait_for_ever_is_given_up(
     slurm: ModuleType, driver: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.slurm._CHECK_SECONDS", 0.5)
+    monkeypatch.setattr("flows.cluster.slurm._CHECK_SECONDS", 0.5)
     too_long = SETTINGS.model_copy(update={"walltime_min": 600})  # the partition allows one hour
     with (
         open_compute(Cluster(kind="slurm", slurm=too_long), tmp_path) as compute,

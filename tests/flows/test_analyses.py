@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.analyses import (
+from flows.steps.analyses import (
     ANALYSES,
     Analysis,
     Sources,
@@ -17,7 +17,7 @@ from flows.analyses import (
     read_grains,
     read_products,
 )
-from flows.products import grains
+from flows.steps.products import grains
 from schemas.recipe import GrainSettings, Recipe
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cluster_choice import SITE, with_cluster
+from flows.cluster.choice import SITE, with_cluster
 from pipeline.errors import InputError
 from schemas.cluster import Cluster
 from schemas.recipe import Recipe

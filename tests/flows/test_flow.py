@@ -145,8 +145,8 @@ def test_an_address_without_a_scheduler_is_one_line(
     prefect_api: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from flows import clusters
     from flows.beamtime_flow import process_beamtime
+    from flows.cluster import compute as clusters
     from schemas.cluster import Cluster
 
     monkeypatch.setattr(clusters, "_CONNECT_SECONDS", 1)

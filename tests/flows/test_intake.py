@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import yaml
 
-from flows.api import PrefectApi, RefusedError, ServerAwayError
-from flows.intake import SCAN_FINISHED, SO_FAR, TABLE, Destination, Intake
-from flows.spool import Scan, Spool
-from flows.watch import Watcher
+from flows.prefect_server.api import PrefectApi, RefusedError, ServerAwayError
+from flows.service.intake import SCAN_FINISHED, SO_FAR, TABLE, Destination, Intake
+from flows.service.spool import Scan, Spool
+from flows.service.watch import Watcher
 from pipeline.errors import GeometryError, InputError, ResourceError
 from pipeline.io.beamtime import load_beamtime
 from pipeline.io.ptychoshelves import write_projection
@@ -334,7 +334,7 @@ def test_a_run_that_is_refused_is_named_and_holds_up_no_other(
 
 
 def test_one_watcher_for_each_beamtime(beamtime: Path, tmp_path: Path) -> None:
-    from flows.watch import alone
+    from flows.service.watch import alone
 
     with (
         alone(tmp_path, beamtime),

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from flows import viewing
 from flows.cli import app
-from flows.viewing import napari_layers
+from flows.command import viewing
+from flows.command.viewing import napari_layers
 from pipeline.io.export.content import result_maps
 from pipeline.io.products import MagnetisationMap, ResultData, ScalarMap
 from pipeline.io.results import write_result

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.robustness import STEP, study_of
+from flows.steps.robustness import STEP, study_of
 from pipeline.io.results import read_result
 
 pytestmark = pytest.mark.slow

@@ -23,8 +23,8 @@ import h5py
 import pytest
 import yaml
 
-from flows.api import RefusedError
-from flows.intake import SCAN_FINISHED
+from flows.prefect_server.api import RefusedError
+from flows.service.intake import SCAN_FINISHED
 
 pytestmark = pytest.mark.slow
 

@@ -17,14 +17,15 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from flows import pictures, quality, serve
 from flows.approval import Approval, excluded
-from flows.clusters import Compute
-from flows.coarse import binning, block_mean
-from flows.confine import confined
-from flows.page import key_of
+from flows.cluster.compute import Compute
+from flows.display import pictures, quality
+from flows.display.page import key_of
+from flows.display.quality import Measure
 from flows.preview_flow import stepped
-from flows.quality import Measure
+from flows.service import serve
+from flows.service.confine import confined
+from flows.steps.coarse import binning, block_mean
 from pipeline.errors import InputError, ResourceError
 from schemas.cluster import Cluster
 from schemas.operation import Answer, Limit
@@ -223,7 +224,7 @@ def test_the_recipe_on_the_operators_page_is_valid() -> None:
 
 def test_parameters_are_described_as_their_docstring_says() -> None:
     from flows.beamtime_flow import process_beamtime
-    from flows.serving import described
+    from flows.service.serving import described
 
     words = described(process_beamtime.fn.__doc__ or "")
     assert words["beamtime_path"] == "the beamtime file."
@@ -237,7 +238,7 @@ def test_a_report_needs_the_password_of_the_server_and_cannot_act(
     from starlette.applications import Starlette
     from starlette.routing import Route
 
-    from flows import webserver
+    from flows.service import webserver
 
     (tmp_path / "report.html").write_text("<p>maps")
     (tmp_path / "secret.yaml").write_text("x")

@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from flows.steps import MANIFEST, Fingerprints, Unkeyed, Workspace, call_here, code_version
+from flows.steps.workspace import (
+    MANIFEST,
+    Fingerprints,
+    Unkeyed,
+    Workspace,
+    call_here,
+    code_version,
+)
 from pipeline.errors import InputError, ResourceError
 from schemas.recipe import AlignSettings, SupportSettings
 
@@ -123,7 +130,7 @@ def test_the_code_is_part_of_the_key_and_reports_can_be_left_out() -> None:
 
 def test_two_runs_on_one_folder_are_refused(tmp_path: Path) -> None:
     program = (
-        "import sys, time\nfrom pathlib import Path\nfrom flows.steps import Workspace\n"
+        "import sys, time\nfrom pathlib import Path\nfrom flows.steps.workspace import Workspace\n"
         "with Workspace(Path(sys.argv[1])).locked():\n"
         "    print('held', flush=True)\n    time.sleep(60)\n"
     )

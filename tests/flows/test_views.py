@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from flows import solves, views
+from flows.steps import views
+from flows.steps.directions import solve_orientation, solve_twin, solver_bytes
+from flows.steps.refine import align_jointly
 from pipeline.io.stacks import load_differenced, save_phase
 from pipeline.preprocess.resample import fourier_shift
 from pipeline.stacks import PhaseStack
@@ -112,7 +114,7 @@ def test_the_joint_round_moves_partners_only(
     np.save(tmp_path / "volume.npy", field()[6])
     out = tmp_path / "out"
     out.mkdir()
-    solves.align_jointly(
+    align_jointly(
         out,
         [made / "differenced.h5"],
         [made / "means.h5"],
@@ -140,11 +142,11 @@ def test_solve_half_and_twin_use_the_noise_of_the_whole(
     for folder in folders.values():
         folder.mkdir()
     stacks = [made / "joint.h5"]
-    solves.solve_orientation(folders["whole"], stacks, support, settings, 0)
+    solve_orientation(folders["whole"], stacks, support, settings, 0)
     like = folders["whole"] / "found.json"
-    solves.solve_orientation(folders["half"], stacks, support, settings, 0, 1, like)
+    solve_orientation(folders["half"], stacks, support, settings, 0, 1, like)
     fields = folders["whole"] / "fields.npz"
-    solves.solve_twin(folders["twin"], stacks, fields, like, support, settings, 0)
+    solve_twin(folders["twin"], stacks, fields, like, support, settings, 0)
     words = [json.loads((folder / "found.json").read_text()) for folder in folders.values()]
     assert set(words[0]["row_noise"]) == {"0", "1", "2"}
     assert words[1]["row_noise"] == words[2]["row_noise"] == words[0]["row_noise"]
@@ -156,4 +158,4 @@ def test_solve_half_and_twin_use_the_noise_of_the_whole(
         assert np.median(same) > 0.9
     with h5py.File(stacks[0]) as file:
         views_of_it = len(file["data"]) // 2
-    assert solves.orientation_bytes(stacks, support) > 4 * 7 * N**3 + views_of_it
+    assert solver_bytes(stacks, support) > 4 * 7 * N**3 + views_of_it

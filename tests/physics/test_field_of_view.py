@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from flows import solves, stages
+from flows.steps import stages
+from flows.steps.scalar import solve_scalar
 from pipeline.io.stacks import load_differenced, save_differenced, save_phase
 from pipeline.preprocess.resample import shift_frames
 from pipeline.stacks import PhaseStack
@@ -93,6 +94,6 @@ def test_a_tomogram_is_better_for_knowing_what_was_not_measured(assembled, tmp_p
     save_differenced(tmp_path / "blind.h5", replace(stack, valid=None))
     errors = []
     for path in (folder / "scalar.h5", tmp_path / "blind.h5"):
-        solves.solve_scalar(tmp_path, [path], ScalarSettings(method=method))
+        solve_scalar(tmp_path, [path], ScalarSettings(method=method))
         errors.append(error(np.load(tmp_path / "volume.npy"), truth))
     assert errors[0] < 0.7 * errors[1]

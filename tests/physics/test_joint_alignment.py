@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from flows import solves, stages
+from flows.steps import stages
+from flows.steps.refine import align_jointly
+from flows.steps.scalar import make_support, solve_scalar
 from pipeline.align.assemble import nominal_base
 from pipeline.io.stacks import load_differenced, save_phase
 from pipeline.preprocess.resample import shift_frames
@@ -121,14 +123,12 @@ def test_the_joint_round_takes_dichroism_out_of_the_shifts(tmp_path: Path, kind,
             stages.register(tmp_path / name, *volumes, nominal, RegisterSettings())
     assemble(tmp_path, kind, tmp_path, "first")
     means = [tmp_path / "first" / name / "scalar.h5" for name in MOUNTINGS]
-    solves.solve_scalar(tmp_path, means, ScalarSettings())
+    solve_scalar(tmp_path, means, ScalarSettings())
     shape = (N, N, N)
-    solves.make_support(
-        tmp_path, tmp_path / "volume.npy", None, "support", shape, SupportSettings()
-    )
+    make_support(tmp_path, tmp_path / "volume.npy", None, "support", shape, SupportSettings())
     joint = tmp_path / "joint"
     joint.mkdir()
-    solves.align_jointly(
+    align_jointly(
         joint,
         [tmp_path / "first" / name / "differenced.h5" for name in MOUNTINGS],
         means,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,22 @@ def test_prefect_stays_in_flows() -> None:
 def test_dask_stays_in_its_rooms() -> None:
     rooms = importers("dask") | importers("distributed")
     assert all(n.startswith("pipeline/distribute") or n.startswith("flows/") for n in rooms)
+
+
+def test_steps_run_no_code_that_their_keys_do_not_cover() -> None:
+    names = {name for path in (ROOT / "flows/steps").glob("*.py") for name in imported(path)}
+    ours = {name for name in names if name.split(".")[0] == "flows"}
+    assert "flows.steps.files" in ours
+    assert {name for name in ours if name.split(".")[:2] != ["flows", "steps"]} == set()
+
+
+def test_every_package_is_installed() -> None:
+    content = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    listed = content["tool"]["setuptools"]["packages"]
+    rooms = ("schemas", "pipeline", "flows")
+    found = [init.parent for room in rooms for init in (ROOT / room).rglob("__init__.py")]
+    assert sorted(listed) == sorted(".".join(p.relative_to(ROOT).parts) for p in found)
+    assert {path.parent for path in MODULES} <= {*found, ROOT / "deploy"}
 
 
 def test_pickle_is_never_read_from_disk() -> None:

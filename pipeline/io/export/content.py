@@ -190,13 +190,3 @@ def result_curves(data: ResultData) -> dict[str, Curve]:
     for name, product in data.products.items():
         found.update({f"{name}-{key}": curve for key, curve in product.curves.items()})
     return found
-
-
-def scalar_parts(shown: Map, name: str) -> Iterator[tuple[str, NDArray[np.generic]]]:
-    """A map as volumes (z, y, x): itself, or its components by name."""
-    if shown.values.ndim == 3:
-        yield name, shown.values
-        return
-    ends = "xyz" if len(shown.values) == 3 else range(len(shown.values))
-    for end, values in zip(ends, shown.values, strict=True):
-        yield f"{name}_{end}", values

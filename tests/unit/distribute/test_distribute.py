@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from distributed import Client, LocalCluster
 
-from flows.clusters import configure_dask, start_local
+from flows.cluster.compute import configure_dask, start_local
 from pipeline.distribute import (
     DistributedLeastSquares,
     InProcessLeastSquares,

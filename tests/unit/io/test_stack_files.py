@@ -9,14 +9,12 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.io import hdf5
 from pipeline.io.stacks import (
-    load_aligned,
     load_differenced,
     load_phase,
-    save_aligned,
     save_differenced,
     save_phase,
 )
-from pipeline.stacks import AlignedStack, DifferencedStack, PhaseStack
+from pipeline.stacks import DifferencedStack, PhaseStack
 
 RNG = np.random.default_rng(1)
 DATA = RNG.normal(size=(3, 4, 5)).astype(np.float32)
@@ -45,12 +43,6 @@ def test_phase(tmp_path: Path) -> None:
         assert file["data"].chunks == (1, 4, 5)
 
 
-def test_aligned(tmp_path: Path) -> None:
-    stack = AlignedStack(DATA, ROTATIONS, 3e-8, 5468.0, 1e-3)
-    save_aligned(tmp_path / "s.h5", stack)
-    same(stack, load_aligned(tmp_path / "s.h5"))
-
-
 def test_differenced_whole_and_in_part(tmp_path: Path) -> None:
     stack = DifferencedStack(DATA, ROTATIONS, RNG.normal(size=(3, 6)), "linear", 3e-8, 0.0)
     save_differenced(tmp_path / "s.h5", stack)
@@ -62,9 +54,6 @@ def test_differenced_whole_and_in_part(tmp_path: Path) -> None:
 
 def test_what_was_not_measured_survives(tmp_path: Path) -> None:
     valid = RNG.random(DATA.shape) < 0.5
-    aligned = AlignedStack(DATA, ROTATIONS, 3e-8, 5468.0, 1e-3, valid)
-    save_aligned(tmp_path / "a.h5", aligned)
-    same(aligned, load_aligned(tmp_path / "a.h5"))
     stack = DifferencedStack(DATA, ROTATIONS, np.ones((3, 1)), "scalar", 3e-8, 0.0, valid)
     save_differenced(tmp_path / "d.h5", stack)
     same(stack, load_differenced(tmp_path / "d.h5"))
@@ -72,15 +61,16 @@ def test_what_was_not_measured_survives(tmp_path: Path) -> None:
 
 
 def test_same_stack_same_bytes(tmp_path: Path) -> None:
-    stack = AlignedStack(DATA, ROTATIONS, 3e-8, 5468.0, 1e-3)
+    stack = DifferencedStack(DATA, ROTATIONS, np.ones((3, 1)), "scalar", 3e-8, 0.0)
     for name in ("a.h5", "b.h5"):
-        save_aligned(tmp_path / name, stack)
+        save_differenced(tmp_path / name, stack)
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
 
 
 def test_another_kind_is_refused(tmp_path: Path) -> None:
-    save_aligned(tmp_path / "s.h5", AlignedStack(DATA, ROTATIONS, 3e-8, 5468.0, 1e-3))
-    with pytest.raises(InputError, match="expected a stack of kind 'phase', found 'aligned'"):
+    stack = DifferencedStack(DATA, ROTATIONS, np.ones((3, 1)), "scalar", 3e-8, 0.0)
+    save_differenced(tmp_path / "s.h5", stack)
+    with pytest.raises(InputError, match="expected a stack of kind 'phase', found 'differenced'"):
         load_phase(tmp_path / "s.h5")
 
 

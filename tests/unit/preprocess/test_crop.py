@@ -68,7 +68,7 @@ def test_empty_borders_are_cut_off(fill: complex) -> None:
 def test_borders_of_nan_are_cut_off_and_told(tmp_path: Path) -> None:
     import h5py
 
-    from flows.stages import prepare
+    from flows.steps.prepare import prepare
     from pipeline.io.quality import read_quality
     from pipeline.io.stacks import load_phase
     from schemas.recipe import PhaseSettings, ResampleSettings

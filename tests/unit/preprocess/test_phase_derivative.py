@@ -133,7 +133,7 @@ def test_an_integral_that_bends_the_air_is_not_taken() -> None:
 def test_phase_images_that_came_wrapped(tmp_path: Path) -> None:
     import h5py
 
-    from flows.stages import prepare
+    from flows.steps.prepare import prepare
     from pipeline.io.quality import read_quality
     from pipeline.io.stacks import load_phase
     from schemas.recipe import ResampleSettings

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from flows.stages import one_shape, prepare
+from flows.steps.prepare import prepare
+from flows.steps.stages import one_shape
 from pipeline.align.pairs import register_pair
 from pipeline.io.beamtime import load_beamtime, series_angles, series_files
 from pipeline.io.products import SeriesQuality

@@ -10,7 +10,6 @@ from scipy.ndimage import gaussian_filter
 
 from pipeline.errors import InputError
 from pipeline.io import reader_for
-from pipeline.preprocess.crop import crop_valid_border
 from pipeline.preprocess.phase import extract_phase
 from pipeline.preprocess.quality import (
     MEASURES,
@@ -158,48 +157,9 @@ def test_largest_rectangle_against_all_rectangles() -> None:
     assert largest_rectangle(np.zeros((3, 3), bool)) == (slice(0, 0), slice(0, 0))
 
 
-def test_a_spoilt_border_is_cropped_and_a_vortex_inside_is_not() -> None:
-    rng = np.random.default_rng(2)
-    image = frames(1)[0] * np.exp(1j * vortex(5.5, 3.5)) / np.exp(1j * vortex(5.5, 1.5))
-    image[:, :12] = 0.5
-    image[84:] = complex_noise(rng)[84:] * 2
-    rows, columns = crop_valid_border(image)
-    assert (columns.start, columns.stop) == (12, N)
-    assert rows.start == 0
-    # The window in which residues are counted reaches a few pixels into the good area.
-    assert 78 <= rows.stop <= 84
-
-
-def test_a_good_frame_is_left_whole_and_noise_is_refused() -> None:
-    whole = (slice(0, N), slice(0, N))
-    assert crop_valid_border(frames(1)[0]) == whole
-    with pytest.raises(InputError, match="no usable area: the largest rectangle without"):
-        crop_valid_border(complex_noise(np.random.default_rng(0)))
-
-
-@pytest.mark.skipif(not PTYR.is_file(), reason="needs ../shared/data/ptypy-ptyr")
-def test_real_reconstruction_with_an_empty_border() -> None:
-    (image,) = reader_for("ptypy").frames(PTYR)
-    cropped = image[crop_valid_border(image)]
-    assert cropped.size > 0.35 * image.size
-    assert not missing_area(cropped).any()
-    # The rim of the scan is a hundred times brighter than the beam.
-    assert np.abs(image).max() > 90.0
-    assert np.abs(cropped).max() < 2.0
-    outside, _ = phase_residues(np.angle(image))
-    inside, _ = phase_residues(np.angle(cropped))
-    assert inside < 0.15 * outside
-    found = extract_phase(cropped)
-    assert found.wrapped
-    # What is left are the vortices of a reconstruction stopped after five iterations.
-    for axis in (0, 1):
-        assert (np.abs(np.diff(found.phase, axis=axis)) > np.pi).mean() < 0.01
-
-
 @pytest.mark.skipif(not CXI.is_file(), reason="needs ../shared/data/als-cosmic-856ev")
 def test_real_reconstruction_with_a_good_border() -> None:
     (image,) = reader_for("cxi").frames(CXI)
-    assert crop_valid_border(image) == (slice(0, 285), slice(0, 285))
     found = extract_phase(image)
     assert found.noise < 0.1
     assert phase_residues(found.phase)[0] == 0

@@ -17,9 +17,7 @@ from pipeline.tomography.minimise import ResidualCurve
 from pipeline.tomography.priors import (
     EdgePreservingPrior,
     GradientPrior,
-    MagnitudePrior,
     SumOfPriors,
-    TikhonovPrior,
     component_metric,
     inner,
 )
@@ -60,11 +58,9 @@ def priors(n):
     return {
         "gradient": GradientPrior(0.7, SUPPORT, metric),
         "curvature": CurvaturePrior(0.7, SUPPORT, metric),
-        "small": TikhonovPrior(0.4, SUPPORT, metric),
         "edges": EdgePreservingPrior(0.9, 0.3, SUPPORT, metric),
         "edges with a knee": EdgePreservingPrior(0.9, 0.3, SUPPORT, metric, knee=0.5),
         "surface": SurfacePrior(0.8, SUPPORT, metric),
-        "magnitude": MagnitudePrior(0.6, 0.9, SUPPORT),
         "sum": SumOfPriors(
             (GradientPrior(0.2, SUPPORT, metric), SurfacePrior(0.8, SUPPORT, metric))
         ),
@@ -84,7 +80,7 @@ def test_vectors(prior, pixels):
 
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("pixels", ["all", "some", "weighted"])
-@pytest.mark.parametrize("prior", ["edges", "edges with a knee", "gradient", "curvature", "small"])
+@pytest.mark.parametrize("prior", ["edges", "edges with a knee", "gradient", "curvature"])
 def test_rank_one_tensors(prior, pixels, sign):
     term = problem(linear_difference_weights(ROTATIONS, 0.64), pixels)
     v = RNG.normal(size=(3, np.count_nonzero(SUPPORT))).astype(np.float32)

@@ -286,7 +286,6 @@ def test_paper_preset_is_within_its_means() -> None:
     assert paper.frame_shape == (650, 760)
     assert paper.total_projections == 8 * 280 + 350
     assert paper.label_bytes < 1e9
-    assert paper.raw_bytes == pytest.approx(10.2e9, rel=0.01)
     # The tilted pillar, displaced as far as it can be, stays inside every frame.
     for preset in PRESETS.values():
         reach = preset.shift_px + preset.displacement_px * np.sqrt(2) + preset.axis_offset_px

@@ -9,9 +9,7 @@ from pipeline.errors import InputError
 from pipeline.tomography.priors import (
     EdgePreservingPrior,
     GradientPrior,
-    MagnitudePrior,
     SumOfPriors,
-    TikhonovPrior,
     component_metric,
     inner,
     unpack,
@@ -33,10 +31,8 @@ def _priors(support, n):
     metric = component_metric(n)
     return [
         GradientPrior(0.7, support, metric),
-        TikhonovPrior(0.3, support, metric),
         EdgePreservingPrior(0.9, 0.4, support, metric),
         EdgePreservingPrior(0.9, 0.1, support, metric),
-        MagnitudePrior(1.3, 0.8, support),
         CurvaturePrior(0.7, support, metric),
         SurfacePrior(0.7, support, metric),
         SumOfPriors((GradientPrior(0.7, support, metric), SurfacePrior(0.7, support, metric))),
@@ -44,7 +40,7 @@ def _priors(support, n):
 
 
 @pytest.mark.parametrize("n", [1, 3, 6])
-@pytest.mark.parametrize("which", range(8))
+@pytest.mark.parametrize("which", range(6))
 def test_derivative_matches_finite_differences(support, n, which):
     rng = np.random.default_rng(which)
     prior = _priors(support, n)[which]
@@ -57,7 +53,7 @@ def test_derivative_matches_finite_differences(support, n, which):
     assert numeric == pytest.approx(inner(gradient, d), rel=2e-3, abs=2e-3 * np.sqrt(x.size))
 
 
-@pytest.mark.parametrize("which", [0, 1, 5, 6])
+@pytest.mark.parametrize("which", [0, 3, 4])
 def test_hessian_is_symmetric_and_positive(support, which):
     rng = np.random.default_rng(0)
     prior = _priors(support, 6)[which]
@@ -79,7 +75,7 @@ def test_gradient_prior_equals_explicit_differences(support):
     assert prior.value_gradient(x)[0] == pytest.approx(0.35 * total, rel=1e-5)
 
 
-@pytest.mark.parametrize("which", [0, 2, 3, 5, 6, 7])
+@pytest.mark.parametrize("which", range(6))
 def test_the_surface_costs_nothing(support, which):
     prior = _priors(support, 3)[which]
     x = np.where(support, 1.0, 5.0).astype(np.float32)[None].repeat(3, axis=0)
@@ -89,7 +85,7 @@ def test_the_surface_costs_nothing(support, which):
     assert np.abs(gradient).max() <= 1e-6
 
 
-@pytest.mark.parametrize("which", range(8))
+@pytest.mark.parametrize("which", range(6))
 def test_voxels_outside_the_support_have_no_gradient(support, which):
     rng = np.random.default_rng(2)
     x = rng.normal(size=(3, *SHAPE)).astype(np.float32)
@@ -97,7 +93,7 @@ def test_voxels_outside_the_support_have_no_gradient(support, which):
     assert np.all(gradient[:, ~support] == 0.0)
 
 
-@pytest.mark.parametrize("which", [0, 1, 2, 3, 5, 6])
+@pytest.mark.parametrize("which", [0, 1, 2, 3, 4])
 def test_a_rotated_tensor_pays_the_same(support, which):
     rng = np.random.default_rng(4)
     matrices = rng.normal(size=(*SHAPE, 3, 3))

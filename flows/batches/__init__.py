@@ -1,0 +1,1 @@
+"""Many beamtimes processed by one command."""

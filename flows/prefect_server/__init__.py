@@ -1,0 +1,1 @@
+"""The Prefect server: its settings, its API over HTTP, and which runs it has been told of."""

@@ -1,0 +1,211 @@
+"""Runs of this user on this machine, so that none is shown as running when its process is gone.
+
+A process that is killed cannot tell the Prefect server. It leaves a note here with its run and a
+mark that no other process bears; whoever comes next finds the note, sees that the process is gone,
+and tells the server for it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.prefect_server.environment import state_folder
+from flows.steps.workspace import write_text
+
+_ANSWER_SECONDS = 10.0
+_KEPT_SECONDS = 30 * 86400
+_GOING_ON = ("RUNNING", "PENDING", "CANCELLING")
+
+
+def process_mark(pid: int) -> str | None:
+    """What tells a process from all others of this machine, earlier and later; None if it is gone.
+
+    Boot and ticks since boot, so that a clock that is set does not change it.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return _mark_without_proc(pid)
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else f"{boot} {fields[19]}"
+
+
+def _mark_without_proc(pid: int) -> str | None:
+    import psutil
+
+    if not Path("/proc/self/stat").exists():
+        with suppress(psutil.Error):
+            return str(psutil.Process(pid).create_time())
+    return None
+
+
+@dataclass
+class Journal:
+    """What a flow that is called from here leaves, whether or not the server hears of its end.
+
+    Attributes
+    ----------
+    flow_run : identifier at the server, once it has begun.
+    summary : of the run, once it is whole.
+    """
+
+    flow_run: str | None = None
+    summary: Any = None
+
+
+_journal: ContextVar[Journal | None] = ContextVar("journal", default=None)
+
+
+@contextmanager
+def journal() -> Iterator[Journal]:
+    """A journal of the flow that is called inside the block."""
+    opened = Journal()
+    token = _journal.set(opened)
+    try:
+        yield opened
+    finally:
+        _journal.reset(token)
+
+
+def begun(flow_run: str | None, out: Path) -> None:
+    """Leave a note that this process carries out a flow run; None outside a flow."""
+    if flow_run is None:
+        return
+    opened = _journal.get()
+    if opened is not None:
+        opened.flow_run = flow_run
+    content = {
+        "flow_run": flow_run,
+        "out": str(out),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "mark": process_mark(os.getpid()),
+    }
+    write_text(_note(flow_run), json.dumps(content))
+
+
+def made(summary: Any) -> None:
+    """Put the summary of a run that is whole into the journal."""
+    opened = _journal.get()
+    if opened is not None:
+        opened.summary = summary
+
+
+def told(flow_run: str) -> None:
+    """The server knows how a run ended: remove the note."""
+    _note(flow_run).unlink(missing_ok=True)
+
+
+def owe(flow_run: str, state: str, message: str) -> None:
+    """The server was away when a run ended: whoever comes next tells it."""
+    try:
+        content = json.loads(_note(flow_run).read_text())
+    except (OSError, ValueError):
+        return
+    content["owed"] = {"type": state, "name": state.title(), "message": message}
+    write_text(_note(flow_run), json.dumps(content))
+
+
+def settle_dead() -> list[str]:
+    """Tell the server of `PREFECT_API_URL` about runs that ended without its knowledge.
+
+    Returns
+    -------
+    identifiers of the runs that were shown as going on. A note is kept while the server does not
+    answer, and for a month if it does not know the run: that may belong to another server.
+    """
+    api = os.environ.get("PREFECT_API_URL")
+    if not api:
+        return []
+    settled = []
+    for note in sorted(_folder().glob("*.json")):
+        try:
+            content = json.loads(note.read_text())
+            alive = process_mark(int(content["pid"])) == content["mark"]
+            over = "owed" in content or (content["host"] == socket.gethostname() and not alive)
+        except (OSError, ValueError, KeyError):
+            note.unlink(missing_ok=True)
+            continue
+        if over and _settle(api.rstrip("/"), note, content):
+            settled.append(str(content["flow_run"]))
+    return settled
+
+
+def _settle(api: str, note: Path, content: dict[str, Any]) -> bool:
+    """Set one run to how it ended if it is shown as going on; whether it was."""
+    url = f"{api}/flow_runs/{content['flow_run']}"
+    message = f"its process ({content['pid']} on {content['host']}) ended without a word"
+    crashed = {"type": "CRASHED", "name": "Crashed", "message": message}
+    state = content.get("owed", crashed)
+    try:
+        found = _ask(url)["state"]["type"]
+        if found in _GOING_ON:
+            _ask(f"{url}/set_state", {"state": state, "force": True})
+        settle_tasks(api, content["flow_run"], state if found in _GOING_ON else None)
+    except urllib.error.HTTPError as error:
+        if error.code == 404 and time.time() - note.stat().st_mtime > _KEPT_SECONDS:
+            note.unlink(missing_ok=True)
+        return False
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    note.unlink(missing_ok=True)
+    return found in _GOING_ON
+
+
+def settle_tasks(api: str, flow_run: str, state: dict[str, str] | None = None) -> int:
+    """Set tasks that are shown as going on to the state of their run, which is over.
+
+    Prefect tells of tasks by events, and events that meet no server are lost.
+
+    Returns
+    -------
+    number of tasks that were set.
+    """
+    over = state or _ask(f"{api}/flow_runs/{flow_run}")["state"]
+    if over["type"] in _GOING_ON:
+        return 0
+    wanted = {
+        "flow_runs": {"id": {"any_": [flow_run]}},
+        "task_runs": {"state": {"type": {"any_": list(_GOING_ON)}}},
+    }
+    tasks = _ask(f"{api}/task_runs/filter", wanted)
+    for task in tasks:
+        content = {"type": over["type"], "name": over["name"], "message": "as its run"}
+        _ask(f"{api}/task_runs/{task['id']}/set_state", {"state": content, "force": True})
+    return len(tasks)
+
+
+def _ask(url: str, content: Any = None) -> Any:
+    data = None if content is None else json.dumps(content).encode()
+    headers = {"content-type": "application/json"}
+    password, key = os.environ.get("PREFECT_API_AUTH_STRING"), os.environ.get("PREFECT_API_KEY")
+    if password:
+        headers["authorization"] = "Basic " + base64.b64encode(password.encode()).decode()
+    elif key:
+        headers["authorization"] = f"Bearer {key}"
+    request = urllib.request.Request(url, data, headers)
+    with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:
+        return json.loads(answer.read())
+
+
+def _note(flow_run: str) -> Path:
+    return _folder() / f"{flow_run}.json"
+
+
+def _folder() -> Path:
+    folder = state_folder() / "runs"
+    folder.mkdir(exist_ok=True)
+    return folder
