@@ -15,7 +15,8 @@ prepare_environment()  # Before Prefect is imported: it reads its settings then.
 import httpx  # noqa: E402
 
 from flows.beamtime_flow import process_beamtime  # noqa: E402
-from flows.prefect_server.registry import journal, owe, settle_tasks, told  # noqa: E402
+from flows.prefect_server.api import RefusedError, ServerAwayError  # noqa: E402
+from flows.prefect_server.registry import api_of, journal, owe, settle_tasks, told  # noqa: E402
 from flows.run import RunSummary  # noqa: E402
 from pipeline.errors import DichrotomoError, ResourceError  # noqa: E402
 from schemas.recipe import Recipe  # noqa: E402
@@ -69,12 +70,12 @@ def _without_server(
 
 def _settle(flow_run: str | None) -> None:
     """The server knows the end of the run; see that it knows that of its tasks."""
-    api = os.environ.get("PREFECT_API_URL")
-    if flow_run is None or not api:
+    url = os.environ.get("PREFECT_API_URL")
+    if flow_run is None or not url:
         return
     told(flow_run)
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(RefusedError, ServerAwayError, KeyError, TypeError):
         from prefect.events.worker import EventsWorker
 
         EventsWorker.drain_all(timeout=5)
-        settle_tasks(api.rstrip("/"), flow_run)
+        settle_tasks(api_of(url), flow_run)

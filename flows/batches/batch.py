@@ -233,8 +233,14 @@ class BatchRun:
         """Hand the order over and wait for the answer; None if the process dies without one."""
         assert process.stdin is not None
         assert process.stdout is not None
+        answers = process.stdout
         lines: list[bytes] = []
-        reader = threading.Thread(target=lambda: lines.extend(process.stdout or ()), daemon=True)
+
+        def read() -> None:
+            with answers:
+                lines.extend(answers)
+
+        reader = threading.Thread(target=read, daemon=True)
         reader.start()
         try:
             process.stdin.write(order)

@@ -17,7 +17,6 @@ from typing import Any
 
 from pipeline.errors import DichrotomoError
 
-_TIMEOUT_S = 30.0
 _BUSY = (429, 502, 503)
 
 
@@ -46,11 +45,13 @@ class PrefectApi:
     ----------
     url : with `/api` at its end.
     patience_s : how long a busy server is asked again before `ServerAwayError` [s].
+    timeout_s : how long one answer may take [s].
     """
 
-    def __init__(self, url: str, patience_s: float = 10.0):
+    def __init__(self, url: str, patience_s: float = 10.0, timeout_s: float = 30.0):
         self.url = url.rstrip("/")
         self.patience_s = patience_s
+        self.timeout_s = timeout_s
 
     def get(self, path: str) -> Any:
         """Answer to GET."""
@@ -75,12 +76,13 @@ class PrefectApi:
         end = time.monotonic() + self.patience_s
         while True:
             try:
-                with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
+                with urllib.request.urlopen(request, timeout=self.timeout_s) as answer:
                     body = answer.read()
                     return json.loads(body) if body else None
             except urllib.error.HTTPError as error:
-                if error.code not in _BUSY:
-                    raise RefusedError(error.code, _words(error.read())) from None
+                with error:  # It is the open answer, too.
+                    if error.code not in _BUSY:
+                        raise RefusedError(error.code, _words(error.read())) from None
                 if time.monotonic() > end:
                     raise ServerAwayError(f"{self.url} is busy ({error.code})") from None
                 time.sleep(0.5)
@@ -89,11 +91,11 @@ class PrefectApi:
 
 
 def authorization() -> dict[str, str]:
-    """Header with the password of `PREFECT_API_AUTH_STRING`, if that is set."""
-    secret = os.environ.get("PREFECT_API_AUTH_STRING")
-    if not secret:
-        return {}
-    return {"authorization": "Basic " + base64.b64encode(secret.encode()).decode()}
+    """Header with the password of `PREFECT_API_AUTH_STRING`, else with `PREFECT_API_KEY`."""
+    secret, key = os.environ.get("PREFECT_API_AUTH_STRING"), os.environ.get("PREFECT_API_KEY")
+    if secret:
+        return {"authorization": "Basic " + base64.b64encode(secret.encode()).decode()}
+    return {"authorization": f"Bearer {key}"} if key else {}
 
 
 def api_url() -> str:

@@ -7,13 +7,10 @@ and tells the server for it.
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import socket
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -21,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.prefect_server.api import PrefectApi, RefusedError, ServerAwayError
 from flows.prefect_server.environment import state_folder
 from flows.steps.workspace import write_text
 
@@ -127,9 +125,10 @@ def settle_dead() -> list[str]:
     identifiers of the runs that were shown as going on. A note is kept while the server does not
     answer, and for a month if it does not know the run: that may belong to another server.
     """
-    api = os.environ.get("PREFECT_API_URL")
-    if not api:
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
         return []
+    api = api_of(url)
     settled = []
     for note in sorted(_folder().glob("*.json")):
         try:
@@ -139,33 +138,33 @@ def settle_dead() -> list[str]:
         except (OSError, ValueError, KeyError):
             note.unlink(missing_ok=True)
             continue
-        if over and _settle(api.rstrip("/"), note, content):
+        if over and _settle(api, note, content):
             settled.append(str(content["flow_run"]))
     return settled
 
 
-def _settle(api: str, note: Path, content: dict[str, Any]) -> bool:
+def _settle(api: PrefectApi, note: Path, content: dict[str, Any]) -> bool:
     """Set one run to how it ended if it is shown as going on; whether it was."""
-    url = f"{api}/flow_runs/{content['flow_run']}"
+    run = f"/flow_runs/{content['flow_run']}"
     message = f"its process ({content['pid']} on {content['host']}) ended without a word"
     crashed = {"type": "CRASHED", "name": "Crashed", "message": message}
     state = content.get("owed", crashed)
     try:
-        found = _ask(url)["state"]["type"]
+        found = api.get(run)["state"]["type"]
         if found in _GOING_ON:
-            _ask(f"{url}/set_state", {"state": state, "force": True})
+            api.post(f"{run}/set_state", {"state": state, "force": True})
         settle_tasks(api, content["flow_run"], state if found in _GOING_ON else None)
-    except urllib.error.HTTPError as error:
-        if error.code == 404 and time.time() - note.stat().st_mtime > _KEPT_SECONDS:
+    except RefusedError as error:
+        if error.status == 404 and time.time() - note.stat().st_mtime > _KEPT_SECONDS:
             note.unlink(missing_ok=True)
         return False
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ServerAwayError, KeyError, TypeError):
         return False
     note.unlink(missing_ok=True)
     return found in _GOING_ON
 
 
-def settle_tasks(api: str, flow_run: str, state: dict[str, str] | None = None) -> int:
+def settle_tasks(api: PrefectApi, flow_run: str, state: dict[str, str] | None = None) -> int:
     """Set tasks that are shown as going on to the state of their run, which is over.
 
     Prefect tells of tasks by events, and events that meet no server are lost.
@@ -174,31 +173,23 @@ def settle_tasks(api: str, flow_run: str, state: dict[str, str] | None = None) -
     -------
     number of tasks that were set.
     """
-    over = state or _ask(f"{api}/flow_runs/{flow_run}")["state"]
+    over = state or api.get(f"/flow_runs/{flow_run}")["state"]
     if over["type"] in _GOING_ON:
         return 0
     wanted = {
         "flow_runs": {"id": {"any_": [flow_run]}},
         "task_runs": {"state": {"type": {"any_": list(_GOING_ON)}}},
     }
-    tasks = _ask(f"{api}/task_runs/filter", wanted)
+    tasks = api.post("/task_runs/filter", wanted)
     for task in tasks:
         content = {"type": over["type"], "name": over["name"], "message": "as its run"}
-        _ask(f"{api}/task_runs/{task['id']}/set_state", {"state": content, "force": True})
+        api.post(f"/task_runs/{task['id']}/set_state", {"state": content, "force": True})
     return len(tasks)
 
 
-def _ask(url: str, content: Any = None) -> Any:
-    data = None if content is None else json.dumps(content).encode()
-    headers = {"content-type": "application/json"}
-    password, key = os.environ.get("PREFECT_API_AUTH_STRING"), os.environ.get("PREFECT_API_KEY")
-    if password:
-        headers["authorization"] = "Basic " + base64.b64encode(password.encode()).decode()
-    elif key:
-        headers["authorization"] = f"Bearer {key}"
-    request = urllib.request.Request(url, data, headers)
-    with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:
-        return json.loads(answer.read())
+def api_of(url: str) -> PrefectApi:
+    """The server as it is asked here: what it does not answer soon is left for the next time."""
+    return PrefectApi(url, patience_s=0.0, timeout_s=_ANSWER_SECONDS)
 
 
 def _note(flow_run: str) -> Path:

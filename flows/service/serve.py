@@ -18,7 +18,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
 
 from flows.prefect_server.api import PrefectApi, RefusedError, ServerAwayError
 from flows.prefect_server.environment import prepare_environment
@@ -163,16 +162,14 @@ class Child:
             f"its log is {self.log}"
         )
         self.pause_s = min(2 * self.pause_s, _RESTART_S[1])
+        self._close_pipe()
         self.start()
 
     def stop(self, grace_s: float) -> None:
         """End it by closing its pipe, then by force."""
         if self.process is None:
             return
-        pipe: IO[bytes] | None = self.process.stdin
-        if pipe is not None:
-            with suppress(OSError):
-                pipe.close()
+        self._close_pipe()
         try:
             self.process.wait(grace_s)
         except subprocess.TimeoutExpired:
@@ -180,6 +177,11 @@ class Child:
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
         self.process = None
+
+    def _close_pipe(self) -> None:
+        if self.process is not None and self.process.stdin is not None:
+            with suppress(OSError):
+                self.process.stdin.close()
 
 
 @dataclass

@@ -117,13 +117,14 @@ def slurm_rows(size: str, scratch: Path) -> list[Row]:
     site.write_text(json.dumps({"kind": "slurm", "slurm": settings}))
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="slurm") as folder, cluster.slurm(Path(folder)):
-        batch = _command("batch", listed, "--cluster", site, "--out", scratch / "slurm", "--json")
-        cancelled = _cancel_one(cluster, batch, scratch / "slurm")
-        answer, said = batch.communicate(timeout=3000)
+        command = ["batch", listed, "--cluster", site, "--out", scratch / "slurm", "--json"]
+        with _command(*command) as batch:
+            cancelled = _cancel_one(cluster, batch, scratch / "slurm")
+            answer, said = batch.communicate(timeout=3000)
     seconds = time.monotonic() - started
     outcomes = json.loads(answer)
-    here = _command("batch", listed, "--cluster", "none", "--out", scratch / "here", "--json")
-    here.communicate(timeout=3000)
+    with _command("batch", listed, "--cluster", "none", "--out", scratch / "here") as here:
+        here.communicate(timeout=3000)
     same = load(TESTS / "conftest.py").assert_same_bits
     right = 0
     for entry in entries:

@@ -192,12 +192,14 @@ def running(folder: Path) -> Iterator[Browser]:
     command += ["--disable-component-update", "about:blank"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            yield _connect(client, folder)
+            with _connect(client, folder) as socket:
+                yield Browser(socket)
         finally:
             process.terminate()
 
 
-def _connect(client: Any, folder: Path) -> Browser:
+def _connect(client: Any, folder: Path) -> Any:
+    """The connection to its first page."""
     until = time.monotonic() + 30.0
     port = folder / "DevToolsActivePort"
     while not (port.exists() and port.read_text().strip()):
@@ -206,7 +208,6 @@ def _connect(client: Any, folder: Path) -> Browser:
     base = f"http://127.0.0.1:{port.read_text().split()[0]}"
     with urllib.request.urlopen(f"{base}/json/list", timeout=10) as answer:
         pages = [page for page in json.load(answer) if page["type"] == "page"]
-    socket = client.connect(
+    return client.connect(
         pages[0]["webSocketDebuggerUrl"], max_size=2**28, proxy=None, ping_interval=None
     )
-    return Browser(socket)

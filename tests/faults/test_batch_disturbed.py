@@ -78,8 +78,9 @@ class Server:
                 with urllib.request.urlopen(request, timeout=30) as answer:
                     return json.loads(answer.read())
             except urllib.error.HTTPError as error:
-                if error.code != 503:  # its database is locked by another write
-                    raise
+                with error:
+                    if error.code != 503:  # its database is locked by another write
+                        raise
                 time.sleep(1)
         raise AssertionError("the server is always busy")
 
@@ -166,7 +167,7 @@ def test_a_killed_run_and_a_killed_server_cost_nothing_but_time(
     finally:
         if batch.poll() is None:
             os.killpg(batch.pid, signal.SIGKILL)
-        batch.wait()
+        reader.join()  # It waits for the process, and closes the pipes.
     first, second = (tmp_path / "results" / name / "result.nxs" for name in ("first", "second"))
     same_bits(first, second)
     server.kill()

@@ -84,7 +84,7 @@ def test_interrupted_by_the_terminal(
         _, stderr = process.communicate(timeout=60)
     finally:
         process.kill()
-        process.wait()
+        process.communicate()  # waits, and closes the pipes
     assert process.returncode == 130
     assert stderr.endswith("interrupted; the same command goes on from here\n")
     assert "Traceback" not in stderr

@@ -193,13 +193,15 @@ def test_other_origins_and_other_files_are_kept_out(service: Any, night: Path) -
     forged = urllib.request.Request(f"{base}/api/deployments/filter", b"{}", evil)
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(forged)
-    assert refused.value.code == 403
+    with refused.value as answer:
+        assert answer.code == 403
     with urllib.request.urlopen(urllib.request.Request(f"{base}/", None, headers)) as got:
         assert "connect-src 'self'" in got.headers["content-security-policy"]
     for path, status in (("/etc/passwd", 403), (f"{night}/beamtime.yaml", 404)):
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(f"{base}/results{path}")
-        assert refused.value.code == status
+        with refused.value as answer:
+            assert answer.code == status
 
 
 def test_scans_that_come_at_once_are_taken_once_each(
