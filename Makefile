@@ -16,7 +16,7 @@ SEED ?= 1
 BENCH ?= demo
 PROCESSES ?= 2
 
-.PHONY: demo test lint bench audit lock clean
+.PHONY: demo test lint compiled bench audit lock clean
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -44,8 +44,21 @@ lint: $(VENV)/.dev
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-test: lint
-	@$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(PYTEST_ARGS)
+# Compiled before the tests, while types are checked: else each of their first processes would do
+# it for itself. What was compiled lies beside the sources, and is used again.
+compiled: $(VENV)/.dev
+	@mkdir -p build
+	@find pipeline -name '*.nbc' | grep -q . || { \
+	   rm -rf build/compiled && export XDG_STATE_HOME=$(CURDIR)/build/compiled/state && \
+	   $(BIN)/dichrotomo simulate build/compiled/beamtime --preset tiny && \
+	   $(BIN)/dichrotomo run build/compiled/beamtime/beamtime.yaml --out build/compiled/result \
+	     --recipe tests/quick_recipe.yaml --cluster none; } > build/compiled.log 2>&1 || \
+	   { cat build/compiled.log; exit 1; }
+	@rm -rf build/compiled build/compiled.log
+
+test: $(VENV)/.dev
+	@$(MAKE) --no-print-directory --jobs 2 lint compiled
+	@$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 bench: $(VENV)/.dev
 	@$(BIN)/python tests/benchmarks/preprocessing.py --size $(if $(filter paper,$(BENCH)),paper,tiny)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -41,12 +43,14 @@ def _clean_up() -> None:
 # Registered before Prefect is imported, so called after Prefect has sent what it holds at exit.
 atexit.register(_clean_up)
 
-QUICK_RECIPE = """\
-align: {levels: [2, 1], iterations: 3}
-register_tilts: {iterations: 5}
-scalar: {iterations: 8}
-orientation: {iterations: 5, refine_iterations: 3, smoothness: 0.1, edge_preserving: 0.1}
-"""
+LONGEST = ("test_demo.py", "test_service.py", "test_resire_v_published.py", "test_resume.py")
+"""Files that take longest. They start first, so that no process is left alone with one of them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, all others in their order."""
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
 
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -151,24 +155,46 @@ def operations() -> ModuleType:
 def service(operations: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """One `dichrotomo serve` for all tests; runs may use the folder of all tests."""
     folder = tmp_path_factory.mktemp("service")
-    with operations.serving(folder, tmp_path_factory.getbasetemp()) as running:
+    with operations.serving(folder, of_all_processes(tmp_path_factory)) as running:
         yield running
+
+
+def of_all_processes(factory: pytest.TempPathFactory) -> Path:
+    """Folder of this test run, of which every test process has a part of its own."""
+    own = factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that the first test process to need it makes for all; read only."""
+    folder = of_all_processes(factory) / f"{name}-of-all"
+    whole = folder.with_suffix(".whole")
+    with folder.with_suffix(".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not whole.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            whole.touch()
+    return folder
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`beamtime.yaml` of a simulated beamtime of the smallest preset; read only."""
-    from pipeline.simulate.beamtime import simulate_beamtime
 
-    return simulate_beamtime(tmp_path_factory.mktemp("tiny") / "beamtime", "tiny", 1)
+    def simulate(folder: Path) -> None:
+        from pipeline.simulate.beamtime import simulate_beamtime
+
+        simulate_beamtime(folder / "beamtime", "tiny", 1)
+
+    return made_once(tmp_path_factory, "tiny", simulate) / "beamtime" / "beamtime.yaml"
 
 
 @pytest.fixture(scope="session")
-def quick_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def quick_recipe() -> Path:
     """A recipe of few iterations: every stage runs, none converges."""
-    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
-    path.write_text(QUICK_RECIPE)
-    return path
+    return Path(__file__).with_name("quick_recipe.yaml")
 
 
 @pytest.fixture(scope="session")
@@ -176,7 +202,13 @@ def finished(
     tmp_path_factory: pytest.TempPathFactory, prefect_api: str, tiny: Path, quick_recipe: Path
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """Output folder of an undisturbed run on worker processes, and what it printed; read only."""
-    out = tmp_path_factory.mktemp("finished") / "out"
-    done = call("run", tiny, "--out", out, "--recipe", quick_recipe, "--cluster", "local")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return out, done
+
+    def run(folder: Path) -> None:
+        command = ["run", tiny, "--recipe", quick_recipe, "--cluster", "local"]
+        done = call(*command, "--out", folder / "out")
+        assert done.returncode == 0, done.stdout + done.stderr
+        (folder / "said.json").write_text(json.dumps([done.stdout, done.stderr]))
+
+    folder = made_once(tmp_path_factory, "finished", run)
+    said = json.loads((folder / "said.json").read_text())
+    return folder / "out", subprocess.CompletedProcess("dichrotomo run", 0, *said)

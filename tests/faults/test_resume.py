@@ -28,9 +28,7 @@ def wait_for(
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("reached", ["align-tilt2", ".tmp-orientation-*"])
-def test_killed_and_started_again(
-    reached: str,
+def test_killed_twice_and_started_again(
     finished: Finished,
     tiny: Path,
     quick_recipe: Path,
@@ -39,25 +37,29 @@ def test_killed_and_started_again(
     same_bits: Callable[[Path, Path], None],
 ) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "flows.cli", "run", str(tiny), "--out", str(out)]
-    command += ["--recipe", str(quick_recipe), "--cluster", "local"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    children: list[psutil.Process] = []
-    try:
-        wait_for(lambda: any((out / "work").glob(reached)), 240, process)
-        children = psutil.Process(process.pid).children(recursive=True)
-        assert len(children) >= 2  # the workers
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    _, alive = psutil.wait_procs(children, timeout=15)
-    assert alive == []
-    assert not (out / "result.nxs").exists()
+    arguments = ["run", str(tiny), "--out", str(out), "--recipe", str(quick_recipe)]
+    arguments += ["--cluster", "local"]
+    command = [sys.executable, "-m", "flows.cli", *arguments]
+    for reached in ("align-tilt2", ".tmp-orientation-*"):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        children: list[psutil.Process] = []
+        try:
+            wait_for(lambda name=reached: any((out / "work").glob(name)), 240, process)
+            children = psutil.Process(process.pid).children(recursive=True)
+            assert len(children) >= 2  # the workers
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        _, alive = psutil.wait_procs(children, timeout=15)
+        assert alive == []
+        assert not (out / "result.nxs").exists()
 
-    done = cli("run", tiny, "--out", out, "--recipe", quick_recipe, "--cluster", "local")
+    done = cli(*arguments)
     assert done.returncode == 0, done.stderr
+    # What was finished before the first kill, and between the two.
     assert "prepare-tilt1_lh: reused" in done.stderr
-    assert "reused 0 of" not in done.stdout
+    assert "scalar: reused" in done.stderr
+    assert "orientation-half-0: reused" not in done.stderr
     same_bits(finished[0] / "result.nxs", out / "result.nxs")
 
 

@@ -157,12 +157,11 @@ def test_a_geometry_is_judged_and_drawn_before_any_beam_is_spent(tmp_path: Path)
 def test_a_run_of_one_mounting_is_refused(tiny: Path, tmp_path: Path, cli: Call) -> None:
     content = yaml.safe_load(tiny.read_text())
     content["series"] = [s for s in content["series"] if s["name"] in ("tilt1_lh", "tilt1_lv")]
-    path = tiny.parent / "one.yaml"
+    for series in content["series"]:
+        series["files"] = [str(tiny.parent / name) for name in series["files"]]
+    path = tmp_path / "one.yaml"
     path.write_text(yaml.safe_dump(content))
-    try:
-        done = cli("run", path, "--out", tmp_path / "out")
-    finally:
-        path.unlink()
+    done = cli("run", path, "--out", tmp_path / "out")
     assert done.returncode == 1
     assert done.stderr.startswith("error: the geometry cannot determine yz, xy of the orientation")
     assert done.stderr.count("\n") == 1

@@ -66,9 +66,10 @@ def test_a_run_leaves_nothing_unfinished(finished: Finished) -> None:
 
 
 def test_a_second_run_reuses_every_step(
-    finished: Finished, tiny: Path, quick_recipe: Path, cli: Call
+    finished: Finished, tiny: Path, quick_recipe: Path, tmp_path: Path, cli: Call
 ) -> None:
-    out, _ = finished
+    out = tmp_path / "out"
+    shutil.copytree(finished[0], out)
     done = cli("run", tiny, "--out", out, "--recipe", quick_recipe, "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -126,15 +127,12 @@ def test_bad_input_is_refused_before_a_folder_is_made(
 ) -> None:
     content = yaml.safe_load(tiny.read_text())
     content["series"][3]["angles_deg"] = content["series"][3]["angles_deg"][:-1]
-    path = tiny.parent / "short.yaml"
+    for series in content["series"]:
+        series["files"] = [str(tiny.parent / name) for name in series["files"]]
+    path = tmp_path / "short.yaml"
     path.write_text(yaml.safe_dump(content))
-    try:
-        with pytest.raises(
-            InputError, match="expected 24 angles, one for each projection, found 23"
-        ):
-            run_here(path, tmp_path / "out", quick_recipe)
-    finally:
-        path.unlink()
+    with pytest.raises(InputError, match="expected 24 angles, one for each projection, found 23"):
+        run_here(path, tmp_path / "out", quick_recipe)
     assert not (tmp_path / "out").exists()
 
 

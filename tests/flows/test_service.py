@@ -224,6 +224,8 @@ def test_an_operator_cancels_starts_again_and_answers(
     )
     content = yaml.safe_load(tiny.read_text())
     content["products"] = ["orientation"]
+    # Three mountings are enough, and in less time.
+    content["series"] = [item for item in content["series"] if item["tilt"]["name"] != "tilt4"]
     for series in content["series"]:
         series["files"] = [str(tiny.parent / name) for name in series["files"]]
     beamtime = tmp_path / "night-3" / "beamtime.yaml"
