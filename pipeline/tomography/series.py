@@ -6,7 +6,7 @@ rotation axis; then each projection is a sum over slices (`kernels/slices.py`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 
 from pipeline.tomography.geometry import AxisGroup, axis_turns
 from pipeline.tomography.kernels import slices, turn
-from pipeline.tomography.kernels.twins import CPU, Kernels
-
-Range = tuple[int, int]
-"""Lowest and highest integer coordinate of a grid axis, both included."""
+from pipeline.tomography.kernels.twins import CPU, CpuKernels, Kernels
+from pipeline.tomography.spectra import Range, SliceSpectra, plan_spectra, spectra_cost
 
 _NO_TURN_RAD = 1e-9
 """Residual turns below this move no voxel of any volume by a millionth of a voxel."""
@@ -31,6 +29,10 @@ reach; and twice: what the second ones, of an infinite response, have left of it
 
 _STEP = 16
 """Rows that a processor adds at a time."""
+
+_NS_VOXEL, _NS_FIELD = 0.4, 0.16
+"""Of footprints there and back, one thread: for each voxel and angle, and for each of its fields
+[ns]; measured figures: `kernels/README.md`."""
 
 _RANK_TOLERANCE = 1e-10
 """Combinations whose singular value is smaller, relative to the largest, are rounding."""
@@ -171,6 +173,7 @@ class Series:
     about_z, about_x : the two turns that bring the axis onto y.
     box : part (z, y, x) of the field that holds anything; only that is turned.
     image_shape : (ny, nx).
+    spectra : lines of the slices' spectra, which then take the place of footprints.
     """
 
     indices: NDArray[np.int64]
@@ -185,6 +188,29 @@ class Series:
     about_x: PlaneTurn
     box: tuple[slice, slice, slice]
     image_shape: tuple[int, int]
+    spectra: SliceSpectra | None = None
+
+    def with_spectra(self) -> Series:
+        """The same by lines of the slices' spectra."""
+        lines = plan_spectra(
+            self.cosines, self.sines, self.coefficients, self._slices, self.image_shape[1],
+            self.indices, -self.sharpening[1],
+        )  # fmt: skip
+        return replace(self, spectra=lines)
+
+    def costs(self) -> tuple[float, float]:
+        """Time that all slices take there and back [ns]: by footprints, and by spectra."""
+        k, r = self.coefficients.shape
+        z, _ = self._slices
+        rows = _size(self._seen)
+        voxels = _size(z) * float(np.sum(self.filled[:, 1] - self.filled[:, 0]))
+        lines = spectra_cost(self.cosines, self.sines, r, self._slices, self.image_shape[1])
+        return k * voxels * (_NS_VOXEL + r * _NS_FIELD), rows * lines
+
+    @property
+    def _slices(self) -> tuple[Range, Range]:
+        """Ranges z' and x' of the slices."""
+        return self.about_x.after[0], self.about_z.after[1]
 
     @property
     def _seen(self) -> Range:
@@ -194,9 +220,13 @@ class Series:
     def forward(self, field: Any, stack: Any, kernels: Kernels = CPU) -> None:
         """Write the projections of `field` (c, z, y, x) float32 into `stack` (n, ny, nx)."""
         xp = kernels.xp
-        volume = self._turn(
+        turned = self._turned(
             self._combine(xp.ascontiguousarray(self._boxed(field)), kernels), kernels
         )
+        if self.spectra is not None and isinstance(kernels, CpuKernels):
+            self.spectra.project(turned, self._cut, stack, self._rows.start, kernels)
+            return
+        volume = self._columns_first(turned, kernels)
         k, nx, rows = len(self.indices), self.image_shape[1], volume.shape[3]
         images = xp.zeros((k, nx + 2, rows), np.float32)
         kernels.project_slices(volume, *self._slice_arguments(), images)
@@ -207,20 +237,34 @@ class Series:
     def add_adjoint(self, stack: Any, field: Any, kernels: Kernels = CPU) -> None:
         """Add the back projection of its part of `stack` (n, ny, nx) to `field` (c, z, y, x)."""
         xp = kernels.xp
-        part = stack[xp.asarray(self.indices), self._rows]
-        sharp = kernels.transposed(part[None])[0]
-        images = xp.empty((part.shape[0], part.shape[2] + 2, part.shape[1]), np.float32)
-        kernels.sharpen_adjoint(sharp, *self.sharpening, images)
-        sizes = _size(self.about_x.after[0]), _size(self.about_z.after[1]), images.shape[2]
-        volume = xp.empty((self.coefficients.shape[1], *sizes), np.float32)
-        kernels.back_project_slices(images, *self._slice_arguments(), volume)
-        turned = self._turn_adjoint(volume, kernels)
+        if self.spectra is not None and isinstance(kernels, CpuKernels):
+            turned = xp.zeros(self._turned_shape, np.float32)
+            self.spectra.back_project(stack, self._rows.start, self._cut, turned, kernels)
+        else:
+            turned = self._adjoint_by_footprints(stack, kernels)
+        turned = self._turned_adjoint(turned, kernels)
         part = self._boxed(field)
         whole = part.shape == field.shape
         total = field if whole else xp.ascontiguousarray(part)
         kernels.add_spread(_flat(turned), self.components, _flat(total))
         if not whole:
             part[...] = total
+
+    def _adjoint_by_footprints(self, stack: Any, kernels: Kernels) -> Any:
+        xp = kernels.xp
+        part = stack[xp.asarray(self.indices), self._rows]
+        sharp = kernels.transposed(part[None])[0]
+        images = xp.empty((part.shape[0], part.shape[2] + 2, part.shape[1]), np.float32)
+        kernels.sharpen_adjoint(sharp, *self.sharpening, images)
+        r, z, _, x = self._turned_shape
+        volume = xp.empty((r, z, x, images.shape[2]), np.float32)
+        kernels.back_project_slices(images, *self._slice_arguments(), volume)
+        turned = kernels.transposed(volume)
+        low, high = self._cut
+        behind = self._turned_shape[2] - 1 - high
+        if low or behind:
+            turned = xp.pad(turned, ((0, 0), (0, 0), (low, behind), (0, 0)))
+        return turned
 
     def _boxed(self, field: Any) -> Any:
         """The part of a field (c, z, y, x) that holds anything."""
@@ -243,36 +287,47 @@ class Series:
         int,
         int,
     ]:
-        z_low, x_low = self.about_x.after[0][0], self.about_z.after[1][0]
+        (z_low, _), (x_low, _) = self._slices
         tables = self.coefficients, self.cosines, self.sines, self.footprint, self.filled
         return *tables, z_low, x_low
 
     def _combine(self, field: Any, kernels: Kernels) -> Any:
         """(c, z, y, x) to the r combinations (r, z, y, x)."""
+        if self.components.shape == (1, 1):
+            # The one component itself: `plan_series` sees to the sign.
+            return field
         mixed = kernels.xp.empty((self.components.shape[1], *field.shape[1:]), np.float32)
         kernels.combine(_flat(field), self.components, _flat(mixed))
         return mixed
 
-    def _turn(self, field: Any, kernels: Kernels) -> Any:
-        """(r, z, y, x) to (r, z', x', y'), cut to the rows that the detector sees."""
+    def _turned(self, field: Any, kernels: Kernels) -> Any:
+        """(r, z, y, x) to (r, z', y', x')."""
         if not self.about_z.nothing:
             field = _to_front(self.about_z.forward(_to_back(field, kernels), kernels), kernels)
-        field = self.about_x.forward(field, kernels)
-        first = self.about_x.after[1][0]
-        low, high = self._seen
-        return kernels.transposed(field[:, :, low - first : high + 1 - first])
+        return kernels.xp.ascontiguousarray(self.about_x.forward(field, kernels))
 
-    def _turn_adjoint(self, volume: Any, kernels: Kernels) -> Any:
-        low, high = self._seen
-        first, last = self.about_x.after[1]
-        turned = kernels.transposed(volume)
-        if (low, high) != (first, last):
-            edges = ((0, 0), (0, 0), (low - first, last - high), (0, 0))
-            turned = kernels.xp.pad(turned, edges)
+    def _turned_adjoint(self, turned: Any, kernels: Kernels) -> Any:
         field = self.about_x.adjoint(turned, kernels)
         if not self.about_z.nothing:
             field = _to_front(self.about_z.adjoint(_to_back(field, kernels), kernels), kernels)
         return kernels.xp.ascontiguousarray(field)
+
+    def _columns_first(self, turned: Any, kernels: Kernels) -> Any:
+        """(r, z', y', x') to (r, z', x', y'), cut to the rows that the detector sees."""
+        low, high = self._cut
+        return kernels.transposed(turned[:, :, low : high + 1])
+
+    @property
+    def _turned_shape(self) -> tuple[int, int, int, int]:
+        sizes = (_size(axis) for axis in (*self.about_x.after, self.about_z.after[1]))
+        return self.coefficients.shape[1], *sizes
+
+    @property
+    def _cut(self) -> Range:
+        """First and last row of the turned volume that the detector sees."""
+        first = self.about_x.after[1][0]
+        low, high = self._seen
+        return low - first, high - first
 
 
 def _flat(field: Any) -> Any:
@@ -298,6 +353,8 @@ def plan_series(
     """
     left, singular, right = np.linalg.svd(weights, full_matrices=False)
     rank = max(1, int(np.sum(singular > _RANK_TOLERANCE * singular[0])))
+    if right.shape == (1, 1):
+        left, right = left * right, np.abs(right)
     box = _box_around(support, volume_shape)
     z, y, x = (
         (part.start - n // 2, part.stop - 1 - n // 2)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.backend import Launch, array_module, launcher
-from pipeline.tomography.kernels import layout, slices, splat, turn
+from pipeline.tomography.kernels import layout, polar, slices, splat, turn
 
 SOURCE = Path(__file__).with_name("project.cu")
 
@@ -35,6 +35,13 @@ class CpuKernels:
     back_project_slices = staticmethod(slices.back_project_slices)
     sharpen = staticmethod(slices.sharpen)
     sharpen_adjoint = staticmethod(slices.sharpen_adjoint)
+    load_slab = staticmethod(polar.load_slab)
+    store_slab = staticmethod(polar.store_slab)
+    take_lines = staticmethod(polar.take_lines)
+    spread_lines = staticmethod(polar.spread_lines)
+    store_images = staticmethod(polar.store_images)
+    load_images = staticmethod(polar.load_images)
+    filter_rows = staticmethod(polar.filter_rows)
     gather = staticmethod(splat.gather_field)
     splat = staticmethod(splat.splat_field)
 

@@ -1,0 +1,293 @@
+"""Between slices and lines of their spectra: the inner loops of `pipeline/tomography/spectra.py`.
+
+Two rows of a volume are the real and the imaginary part of one complex row, and a slab of such rows
+lies last, so that all inner loops run along contiguous memory: what `TAPS` neighbours of a row of
+the spectrum hold for all slices of a slab is one piece of memory. Grids and lines are handed over
+as float32, real and imaginary part in turn.
+
+Cost of a point of a line, of one slice of one field: `TAPS²` multiply-adds. A row of taps stays in
+the first level cache; how far that is from what a core can do: `kernels/README.md`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, prange
+from numpy.typing import NDArray
+
+TAPS = 6
+"""Neighbours of a point along either axis."""
+
+_TILE = 16
+"""Elements that are moved at a time between arrays that have lanes last and those that have not."""
+
+
+@njit(cache=True, fastmath={"contract"}, error_model="numpy")
+def _to_lanes(
+    source: NDArray[np.float32],
+    first: int,
+    end: int,
+    scale: np.float32,
+    scales: NDArray[np.float32],
+    cells: NDArray[np.float32],
+    middle: int,
+) -> None:
+    """Lay rows `first` to `first + 2 lanes` of `source` (rows, n) side by side.
+
+    Those from `end` on count as zero. Column i comes, times `scale * scales[i]`, to the cell
+    `i - middle`, modulo their number, of `cells` (m, lanes, 2); other cells are left alone.
+    """
+    n, (n_cells, lanes, _) = len(scales), cells.shape
+    for tile in range(0, n, _TILE):
+        for lane in range(lanes):
+            left, right = first + lane, first + lanes + lane
+            for i in range(tile, min(tile + _TILE, n)):
+                cell = cells[i - middle if i >= middle else i - middle + n_cells]
+                factor = scale * scales[i]
+                cell[lane, 0] = factor * source[left, i] if left < end else np.float32(0.0)
+                cell[lane, 1] = factor * source[right, i] if right < end else np.float32(0.0)
+
+
+@njit(cache=True, fastmath={"contract"}, error_model="numpy")
+def _from_lanes(
+    cells: NDArray[np.float32],
+    middle: int,
+    scale: np.float32,
+    scales: NDArray[np.float32],
+    first: int,
+    end: int,
+    target: NDArray[np.float32],
+) -> None:
+    """Adjoint of `_to_lanes`: overwrite rows of `target` (rows, n). Arguments as there."""
+    n, (n_cells, lanes, _) = len(scales), cells.shape
+    for tile in range(0, n, _TILE):
+        for lane in range(lanes):
+            left, right = first + lane, first + lanes + lane
+            for i in range(tile, min(tile + _TILE, n)):
+                cell = cells[i - middle if i >= middle else i - middle + n_cells]
+                factor = scale * scales[i]
+                if left < end:
+                    target[left, i] = factor * cell[lane, 0]
+                if right < end:
+                    target[right, i] = factor * cell[lane, 1]
+
+
+@njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
+def load_slab(
+    volume: NDArray[np.float32],
+    first: int,
+    end: int,
+    scale_z: NDArray[np.float32],
+    scale_x: NDArray[np.float32],
+    grid: NDArray[np.float32],
+) -> None:
+    """Lay slices across y into the middle of a grid that is periodic.
+
+    Parameters
+    ----------
+    volume : (nz, ny, nx) float32.
+    first, end : int, slices `first` to `first + 2 lanes` are taken; from `end` on they are zero.
+    scale_z, scale_x : (nz,) and (nx,) float32 factors of the slices' elements.
+    grid : (mz, mx, lanes, 2) float32: element (z, x) of the slices comes to (z - nz // 2,
+        x - nx // 2), modulo the grid's size. Rows that hold none are not touched.
+    """
+    nz, _, nx = volume.shape
+    mz, mx = grid.shape[:2]
+    for z in prange(nz):
+        row = grid[(z - nz // 2) % mz]
+        row[nx - nx // 2 : mx - nx // 2] = np.float32(0.0)
+        _to_lanes(volume[z], first, end, scale_z[z], scale_x, row, nx // 2)
+
+
+@njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
+def store_slab(
+    grid: NDArray[np.float32],
+    first: int,
+    end: int,
+    scale_z: NDArray[np.float32],
+    scale_x: NDArray[np.float32],
+    volume: NDArray[np.float32],
+) -> None:
+    """Adjoint of `load_slab`: overwrite these slices of `volume`. Arguments as there."""
+    nz, _, nx = volume.shape
+    for z in prange(nz):
+        row = grid[(z - nz // 2) % grid.shape[0]]
+        _from_lanes(row, nx // 2, scale_z[z], scale_x, first, end, volume[z])
+
+
+@njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
+def take_lines(
+    grid: NDArray[np.float32],
+    corners: NDArray[np.int32],
+    taps: NDArray[np.float32],
+    factors: NDArray[np.float32],
+    coefficients: NDArray[np.float32],
+    add: bool,
+    lines: NDArray[np.float32],
+) -> None:
+    """Interpolate lines in the slices' spectra.
+
+    Parameters
+    ----------
+    grid : (mz, mx * width) float32 of spectra, periodic; `width` is twice the number of lanes.
+    corners : (k, n, 2) int32, first row and column that a point is interpolated from.
+    taps : (k, n, 2, TAPS) float32, what is taken of each row and of each column.
+    factors : (k, n, 2) float32, complex factor of each point.
+    coefficients : (k,) float32 factor of each line.
+    add : bool, whether `lines` keep what they hold.
+    lines : (k, n, width) float32, changed in place.
+    """
+    n_lines, n_points, width = lines.shape
+    mz, size = grid.shape
+    for m in prange(n_lines):
+        wide = np.empty(TAPS * width, np.float32)
+        value = np.empty(width, np.float32)
+        for j in range(n_points):
+            start = np.uint64(corners[m, j, 1] * width)
+            # What lies behind the last column begins again at the first.
+            run = min(np.uint64(TAPS * width), np.uint64(size) - start)
+            rest = np.uint64(TAPS * width) - run
+            wide[:] = np.float32(0.0)
+            for d in range(TAPS):
+                z = corners[m, j, 0] + d
+                row = grid[z - mz if z >= mz else z]
+                weight = taps[m, j, 0, d]
+                for i in range(run):
+                    wide[i] += weight * row[start + i]
+                for i in range(rest):
+                    wide[run + i] += weight * row[i]
+            value[:] = np.float32(0.0)
+            for d in range(TAPS):
+                weight = taps[m, j, 1, d]
+                part = wide[d * width : (d + 1) * width]
+                for i in range(width):
+                    value[i] += weight * part[i]
+            re, im = coefficients[m] * factors[m, j, 0], coefficients[m] * factors[m, j, 1]
+            point = lines[m, j]
+            if not add:
+                point[:] = np.float32(0.0)
+            for i in range(width // 2):
+                point[2 * i] += re * value[2 * i] - im * value[2 * i + 1]
+                point[2 * i + 1] += re * value[2 * i + 1] + im * value[2 * i]
+
+
+@njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
+def spread_lines(
+    lines: NDArray[np.float32],
+    corners: NDArray[np.int32],
+    taps: NDArray[np.float32],
+    factors: NDArray[np.float32],
+    coefficients: NDArray[np.float32],
+    bands: NDArray[np.int64],
+    grid: NDArray[np.float32],
+) -> None:
+    """Adjoint of `take_lines`: overwrite `grid`. Arguments as there, and
+
+    bands : (b + 1,) int64, ends of the bands of rows that one task each adds up; every element is
+        summed in the order of the points, however many bands there are.
+    """
+    n_lines, n_points, width = lines.shape
+    mz, size = grid.shape
+    for band in prange(len(bands) - 1):
+        low, high = bands[band], bands[band + 1]
+        grid[low:high] = np.float32(0.0)
+        wide = np.empty(TAPS * width, np.float32)
+        value = np.empty(width, np.float32)
+        for m in range(n_lines):
+            for j in range(n_points):
+                top = corners[m, j, 0]
+                # Rows `top` to `top + TAPS`, of which those behind the last are the first ones.
+                if (top >= high or top + TAPS <= low) and top + TAPS - mz <= low:
+                    continue
+                re, im = coefficients[m] * factors[m, j, 0], -coefficients[m] * factors[m, j, 1]
+                point = lines[m, j]
+                for i in range(width // 2):
+                    value[2 * i] = re * point[2 * i] - im * point[2 * i + 1]
+                    value[2 * i + 1] = re * point[2 * i + 1] + im * point[2 * i]
+                for d in range(TAPS):
+                    weight = taps[m, j, 1, d]
+                    part = wide[d * width : (d + 1) * width]
+                    for i in range(width):
+                        part[i] = weight * value[i]
+                start = np.uint64(corners[m, j, 1] * width)
+                run = min(np.uint64(TAPS * width), np.uint64(size) - start)
+                rest = np.uint64(TAPS * width) - run
+                for d in range(TAPS):
+                    z = top + d
+                    z = z - mz if z >= mz else z
+                    if z < low or z >= high:
+                        continue
+                    row = grid[z]
+                    weight = taps[m, j, 0, d]
+                    for i in range(run):
+                        row[start + i] += weight * wide[i]
+                    for i in range(rest):
+                        row[i] += weight * wide[run + i]
+
+
+@njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
+def store_images(
+    lines: NDArray[np.float32],
+    indices: NDArray[np.int64],
+    first: int,
+    end: int,
+    columns: tuple[int, int],
+    stack: NDArray[np.float32],
+) -> None:
+    """Write the rows of images that lines have become.
+
+    Parameters
+    ----------
+    lines : (k, n, lanes, 2) float32, columns of k images in two rows for each lane.
+    indices : (k,) int64 of these images.
+    first, end : int, row of the images that the first lane belongs to; rows from `end` on are left
+        out.
+    columns : int, the first one and the one behind the last, which lines hold from their beginning.
+    stack : (n, ny, nx) float32, changed in place.
+    """
+    one = np.ones(columns[1] - columns[0], np.float32)
+    for m in prange(len(lines)):
+        image = stack[indices[m], :, columns[0] : columns[1]]
+        _from_lanes(lines[m], 0, np.float32(1.0), one, first, end, image)
+
+
+@njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
+def load_images(
+    stack: NDArray[np.float32],
+    indices: NDArray[np.int64],
+    first: int,
+    end: int,
+    columns: tuple[int, int],
+    lines: NDArray[np.float32],
+) -> None:
+    """Adjoint of `store_images`: overwrite `lines`. Arguments as there."""
+    one = np.ones(columns[1] - columns[0], np.float32)
+    for m in prange(len(lines)):
+        lines[m, len(one) :] = np.float32(0.0)
+        image = stack[indices[m], :, columns[0] : columns[1]]
+        _to_lanes(image, first, end, np.float32(1.0), one, lines[m], 0)
+
+
+@njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
+def filter_rows(
+    stack: NDArray[np.float32], indices: NDArray[np.int64], first: int, end: int, side: float
+) -> None:
+    """Filter images across their rows `first` to `end` by `(side, 1 - 2 side, side)`, in place.
+
+    Rows beyond count as zero: the filter is its own adjoint. Arguments as in `store_images`.
+    """
+    s = np.float32(side)
+    middle = np.float32(1.0) - np.float32(2.0) * s
+    nx = stack.shape[2]
+    for m in prange(len(indices)):
+        image = stack[indices[m]]
+        before, here = np.zeros(nx, np.float32), np.empty(nx, np.float32)
+        for y in range(first, end):
+            here[:] = image[y]
+            if y + 1 < end:
+                for x in range(nx):
+                    image[y, x] = middle * here[x] + s * (before[x] + image[y + 1, x])
+            else:
+                for x in range(nx):
+                    image[y, x] = middle * here[x] + s * before[x]
+            before[:] = here

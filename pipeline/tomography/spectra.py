@@ -1,0 +1,336 @@
+"""Projections about the grid's own y axis by lines of the slices' spectra.
+
+The spectrum of a slice's projection is a line through the slice's own spectrum (Bracewell 1956).
+Lines are interpolated in a spectrum on a grid a quarter finer than the slice needs, from `TAPS²`
+neighbours with the exponential-of-semicircle kernel of `finufft` (Barnett, Magland and af
+Klinteberg 2019, doi 10.1137/18M120885X). What that library does for every slice anew, finding the
+neighbours and their weights, is done once here for all slices, which run through the same loops
+side by side; every number is summed in one order, however many threads there are.
+
+A field's grid points stand for a band-limited function: nothing is blurred, and nothing has to be
+sharpened. Images are periodic, on a frame so wide that what wraps round stays beside what is
+looked at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from pipeline.tomography.kernels.polar import TAPS
+from pipeline.tomography.kernels.twins import CpuKernels
+
+Range = tuple[int, int]
+"""Lowest and highest integer coordinate of a grid axis, both included."""
+
+_FINER = 1.25
+"""Points of the spectrum along an axis for each voxel: less would need more taps."""
+
+_TAIL = 4
+"""Columns beyond the shadow of the volume up to which images are looked at, and columns between
+those and what wraps round: the shadow of a band-limited voxel has a tail."""
+
+_SLAB_BYTES = 48 * 2**20
+"""Most of the spectrum and the lines of the slices that are computed at a time."""
+
+_LANES = 8
+"""Pairs of slices that fill a register of sixteen numbers."""
+
+_NODES = 64
+"""Of the quadrature of the kernel's transform: exact to rounding."""
+
+_NS_SPECTRUM, _NS_TAPS, _NS_LINES = 4.5, 10.5, 5.0
+"""Of one slice there and back, one thread: for each point of its spectrum and field, for each point
+of its lines and field, and for each point of its lines [ns]."""
+
+_MOST_LANES = 32
+"""Pairs of slices beyond which a slab gains nothing: all inner loops are long then."""
+
+
+@dataclass(frozen=True)
+class SliceSpectra:
+    """Forward and adjoint projection of one series' slices.
+
+    Attributes
+    ----------
+    corners, taps, factors : tables of `kernels.polar.take_lines`, for k lines of n points.
+    coefficients : (r, k) float32 what each projection takes of each field.
+    scales : (nz,) and (nx,) float32, what undoes the kernel's blur of the slices.
+    grid : (mz, mx) points of the spectra.
+    columns : of the images, the first that the lines become and the one behind the last.
+    indices : (k,) int64 positions of the images in the stack.
+    blur : half the variance of the point spread [pixel²].
+    above : (mz + 1,) int64, points of all lines whose first row lies above each row.
+    """
+
+    corners: NDArray[np.int32]
+    taps: NDArray[np.float32]
+    factors: NDArray[np.float32]
+    coefficients: NDArray[np.float32]
+    scales: tuple[NDArray[np.float32], NDArray[np.float32]]
+    grid: tuple[int, int]
+    columns: tuple[int, int]
+    indices: NDArray[np.int64]
+    blur: float
+    above: NDArray[np.int64]
+
+    def project(
+        self, volume: Any, rows: Range, stack: Any, first: int, kernels: CpuKernels
+    ) -> None:
+        """Write the projections of slices into the images of this series.
+
+        Parameters
+        ----------
+        volume : (r, nz, ny, nx) float32, turned.
+        rows : first and last of its slices across y that are projected.
+        stack : (n, ny', nx') float32, changed in place.
+        first : row of the images that the first slice becomes.
+        kernels : where the arrays lie.
+        """
+        low, end = rows[0], rows[1] + 1
+        grid, lines = self._scratch(end - low)
+        before, behind = self._filled(volume.shape[1])
+        for start in range(low, end, 2 * grid.shape[2]):
+            for r, field in enumerate(volume):
+                grid[before.stop : behind.start] = 0.0
+                kernels.load_slab(field, start, end, *self.scales, _parts(grid))
+                for part in (before, behind):
+                    _transform(grid[part], 1, forward=True)
+                _transform(grid, 0, forward=True)
+                kernels.take_lines(
+                    _flat(grid), *self._tables, self.coefficients[r], r > 0, _flat(lines, 2)
+                )
+            _transform(lines, 1, forward=False, scaled=True)
+            there = first - low
+            kernels.store_images(
+                _parts(lines), self.indices, start + there, end + there, self.columns, stack
+            )
+        if self.blur:
+            there = first - low
+            kernels.filter_rows(stack, self.indices, first, end + there, self.blur)
+
+    def back_project(
+        self, stack: Any, first: int, rows: Range, volume: Any, kernels: CpuKernels
+    ) -> None:
+        """Adjoint of `project`: overwrite the slices `rows` of `volume`. Arguments as there."""
+        low, end = rows[0], rows[1] + 1
+        there, indices = first - low, self.indices
+        if self.blur:
+            stack = stack[indices]
+            indices = np.arange(len(indices))
+            kernels.filter_rows(stack, indices, first, end + there, self.blur)
+        grid, lines = self._scratch(end - low)
+        before, behind = self._filled(volume.shape[1])
+        bands = self._bands()
+        for start in range(low, end, 2 * grid.shape[2]):
+            kernels.load_images(
+                stack, indices, start + there, end + there, self.columns, _parts(lines)
+            )
+            _transform(lines, 1, forward=True, scaled=True)
+            for r, field in enumerate(volume):
+                kernels.spread_lines(
+                    _flat(lines, 2), *self._tables, self.coefficients[r], bands, _flat(grid)
+                )
+                _transform(grid, 0, forward=False)
+                for part in (before, behind):
+                    _transform(grid[part], 1, forward=False)
+                kernels.store_slab(_parts(grid), start, end, *self.scales, field)
+
+    @property
+    def _tables(self) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
+        return self.corners, self.taps, self.factors
+
+    def _scratch(self, rows: int) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
+        """Room for the spectra (mz, mx, lanes) and the lines (k, n, lanes) of one slab."""
+        k, n = self.corners.shape[:2]
+        held = 8 * (k * n + self.grid[0] * self.grid[1])
+        most = min(_MOST_LANES, max(_LANES, _SLAB_BYTES // held // _LANES * _LANES))
+        slabs = -(-rows // (2 * most))
+        lanes = -(-rows // (2 * slabs * _LANES)) * _LANES
+        return np.empty((*self.grid, lanes), np.complex64), np.empty((k, n, lanes), np.complex64)
+
+    def _filled(self, nz: int) -> tuple[slice, slice]:
+        """Rows of the grid that hold slices: those from the middle on, and those before it."""
+        return slice(0, nz - nz // 2), slice(self.grid[0] - nz // 2, self.grid[0])
+
+    def _bands(self) -> NDArray[np.int64]:
+        """Ends of bands of rows with about the same number of points, one for each thread."""
+        shares = np.linspace(0, self.above[-1], numba.get_num_threads() + 1)
+        # The middle row of the taps of a point stands for it.
+        ends = np.searchsorted(self.above, shares, side="left") + TAPS // 2
+        ends[0], ends[-1] = 0, self.grid[0]
+        return np.clip(ends, 0, self.grid[0]).astype(np.int64)
+
+
+def _parts(values: NDArray[np.complex64]) -> NDArray[np.float32]:
+    """(..., lanes) as (..., lanes, 2)."""
+    return values.view(np.float32).reshape(*values.shape, 2)
+
+
+def _flat(values: NDArray[np.complex64], axes: int = 1) -> NDArray[np.float32]:
+    """As float32, all axes behind the first ones in one."""
+    return values.view(np.float32).reshape(*values.shape[:axes], -1)
+
+
+def _transform(
+    values: NDArray[np.complex64], axis: int, *, forward: bool, scaled: bool = False
+) -> None:
+    """Fourier transform along `axis` in place, divided by the number of points where `scaled`."""
+    transform = scipy.fft.fft if forward else scipy.fft.ifft
+    norm = "forward" if forward == scaled else "backward"
+    found = transform(
+        values, axis=axis, norm=norm, overwrite_x=True, workers=numba.get_num_threads()
+    )
+    if found is not values:
+        values[...] = found
+
+
+def plan_spectra(
+    cosines: NDArray[np.float64],
+    sines: NDArray[np.float64],
+    coefficients: NDArray[np.float32],
+    box: tuple[Range, Range],
+    n_columns: int,
+    indices: NDArray[np.int64],
+    blur: float,
+) -> SliceSpectra:
+    """Plan the lines of one series.
+
+    Parameters
+    ----------
+    cosines, sines : (k,) float64 of the rotation about y.
+    coefficients : (k, r) float32 what each projection takes of each field.
+    box : ranges (z, x) of the slices.
+    n_columns : of the detector.
+    indices, blur : as in `SliceSpectra`.
+    """
+    n_points, first, seen = _frame(cosines, sines, box, n_columns)
+    frequencies = 2.0 * np.pi * np.fft.fftfreq(n_points)
+    # Where the first point lies, seen from the detector's middle.
+    phases = np.outer(np.ones(len(cosines)), frequencies * (first - n_columns // 2))
+    corners = np.empty((*phases.shape, 2), np.int32)
+    taps = np.empty((*phases.shape, 2, TAPS), np.float32)
+    grid, scales = [], []
+    for axis, (direction, (low, high)) in enumerate(zip((sines, cosines), box, strict=True)):
+        along = np.outer(direction, frequencies)
+        n = high - low + 1
+        m = _spectrum_size(n)
+        phases -= along * (low + n // 2)
+        corners[:, :, axis], taps[:, :, axis] = _neighbours(along * (m / (2.0 * np.pi)), n, m)
+        scales.append(_scale(n, m))
+        grid.append(m)
+    # The same three taps across the columns as `filter_rows` takes across the rows.
+    passed = 1.0 - 4.0 * blur * np.sin(frequencies / 2.0) ** 2
+    above = np.cumsum(np.bincount(corners[:, :, 0].ravel() + 1, minlength=grid[0] + 1))
+    return SliceSpectra(
+        corners=corners,
+        taps=taps,
+        factors=_parts((passed * np.exp(1j * phases)).astype(np.complex64)),
+        coefficients=np.ascontiguousarray(coefficients.T),
+        scales=(scales[0], scales[1]),
+        grid=(grid[0], grid[1]),
+        columns=(first, first + seen),
+        indices=indices,
+        blur=blur,
+        above=above,
+    )
+
+
+def spectra_cost(
+    cosines: NDArray[np.float64],
+    sines: NDArray[np.float64],
+    n_fields: int,
+    box: tuple[Range, Range],
+    n_columns: int,
+) -> float:
+    """Time that one slice takes there and back, as `plan_spectra` would plan it [ns].
+
+    Arguments as there, with the number r of fields; measured figures: `kernels/README.md`.
+    """
+    points = len(cosines) * _frame(cosines, sines, box, n_columns)[0]
+    z, x = (_spectrum_size(high - low + 1) for low, high in box)
+    return n_fields * (_NS_SPECTRUM * z * x + _NS_TAPS * points) + _NS_LINES * points
+
+
+def _frame(
+    cosines: NDArray[np.float64],
+    sines: NDArray[np.float64],
+    box: tuple[Range, Range],
+    n_columns: int,
+) -> tuple[int, int, int]:
+    """Points of a line, and the images' columns that it is looked at in: the first, how many."""
+    shadows = np.array([cosines * x + sines * z for z in box[0] for x in box[1]])
+    middle = n_columns // 2
+    low, high = int(np.floor(shadows.min())) + middle, int(np.ceil(shadows.max())) + middle
+    first = min(max(low - _TAIL, 0), n_columns)
+    last = max(min(high + _TAIL, n_columns - 1), first - 1)
+    n_points = _odd_size(max(high - first, last - low) + 1 + _TAIL)
+    return n_points, first, last + 1 - first
+
+
+def _odd_size(least: int) -> int:
+    """Smallest odd number of points from `least` on that is quickly transformed.
+
+    An even number has a frequency that is its own opposite, in which two rows that are packed into
+    one cannot be told apart.
+    """
+    size = least | 1
+    while _rest(size, (3, 5, 7, 11)) > 1:
+        size += 2
+    return size
+
+
+def _spectrum_size(n: int) -> int:
+    """Points of the spectrum of `n` voxels: even, so that its middle is the frequency zero."""
+    size = max(2 * TAPS, int(np.ceil(_FINER * n)))
+    size += size % 2
+    while _rest(size, (2, 3, 5)) > 1:
+        size += 2
+    return size
+
+
+def _rest(size: int, factors: tuple[int, ...]) -> int:
+    for factor in factors:
+        while size % factor == 0:
+            size //= factor
+    return size
+
+
+def _steepness(n: int, m: int) -> float:
+    """Of the kernel for `n` voxels on `m` points: Barnett et al., section 4.2, with the factor that
+    leaves white noise the smallest error."""
+    return 0.96 * np.pi * TAPS * (1.0 - n / (2.0 * m))
+
+
+def _kernel(distances: NDArray[np.float64], steepness: float) -> NDArray[np.float64]:
+    """Exponential of a semicircle, `TAPS` points wide, at `distances` [point]."""
+    inside = np.maximum(1.0 - (2.0 * distances / TAPS) ** 2, 0.0)
+    return np.where(inside > 0.0, np.exp(steepness * (np.sqrt(inside) - 1.0)), 0.0)
+
+
+def _neighbours(
+    points: NDArray[np.float64], n: int, m: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """First of the `TAPS` neighbours of each of `points` (k, n), and what is taken of them.
+
+    Point 0 of a spectrum of `m` points is the frequency `-m // 2`, by the signs of `_scale`.
+    """
+    first = np.ceil(points - TAPS / 2.0)
+    distances = points[..., None] - first[..., None] - np.arange(TAPS)
+    corners = (first.astype(np.int64) + m // 2) % m
+    return corners.astype(np.int32), _kernel(distances, _steepness(n, m)).astype(np.float32)
+
+
+def _scale(n: int, m: int) -> NDArray[np.float32]:
+    """One over the kernel's transform at each of `n` voxels, with alternating sign."""
+    places = np.arange(n) - n // 2
+    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+    distances = nodes * (TAPS / 2.0)
+    waves = np.cos(np.outer(2.0 * np.pi / m * places, distances))
+    blur = waves @ (weights * _kernel(distances, _steepness(n, m))) * (TAPS / 2.0)
+    return ((-1.0) ** places / blur).astype(np.float32)
