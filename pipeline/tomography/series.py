@@ -13,12 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.tomography.geometry import AxisGroup, axis_turns
-from pipeline.tomography.kernels import slices, turn
+from pipeline.tomography.kernels import slices
 from pipeline.tomography.kernels.twins import CPU, CpuKernels, Kernels
-from pipeline.tomography.spectra import Range, SliceSpectra, plan_spectra, spectra_cost
-
-_NO_TURN_RAD = 1e-9
-"""Residual turns below this move no voxel of any volume by a millionth of a voxel."""
+from pipeline.tomography.planes import PlaneTurn, Range, plan_turn, size_of
+from pipeline.tomography.spectra import SliceSpectra, plan_spectra, spectra_cost
 
 _MARGIN = 5
 """Voxels around a support that are turned with it: a spline falls to a part in a thousand there."""
@@ -36,125 +34,6 @@ _NS_VOXEL, _NS_FIELD = 0.4, 0.16
 
 _RANK_TOLERANCE = 1e-10
 """Combinations whose singular value is smaller, relative to the largest, are rounding."""
-
-
-@dataclass(frozen=True)
-class PlaneTurn:
-    """Turn in one plane of the grid: exact quarter turns, then a residual of at most 45 degrees.
-
-    Acts on arrays (fields, second, first, rest) as `first' = cos first - sin second`,
-    `second' = sin first + cos second`.
-
-    Attributes
-    ----------
-    quarters : int, 0 to 3.
-    residual_rad : float [rad].
-    middle : ranges (second, first) after the quarter turns.
-    after : ranges of the array that goes out, wide enough to hold the turned one.
-    """
-
-    quarters: int
-    residual_rad: float
-    middle: tuple[Range, Range]
-    after: tuple[Range, Range]
-
-    @property
-    def trivial(self) -> bool:
-        """Whether no interpolation is needed."""
-        return self.residual_rad == 0.0
-
-    @property
-    def nothing(self) -> bool:
-        """Whether the turn leaves every array as it is."""
-        return self.trivial and self.quarters == 0
-
-    def forward(self, field: Any, kernels: Kernels = CPU) -> Any:
-        """Turn `field` (r, n2, n1, rest) float32."""
-        for _ in range(self.quarters):
-            field = field.swapaxes(1, 2)[:, :, ::-1]
-        if self.trivial:
-            return field
-        r, n2, n1, rest = field.shape
-        padded = kernels.xp.empty((r, n2 + 2 * turn.PAD, n1 + 2 * turn.PAD, rest), np.float32)
-        kernels.pad_plane(field, turn.PAD, padded)
-        kernels.spline_coefficients(padded)
-        shape = (field.shape[0], _size(self.after[0]), _size(self.after[1]), field.shape[3])
-        turned = kernels.xp.empty(shape, np.float32)
-        kernels.turn_plane(padded, *self._arguments(), turned)
-        return turned
-
-    def adjoint(self, turned: Any, kernels: Kernels = CPU) -> Any:
-        """Adjoint of `forward`."""
-        field = turned
-        if not self.trivial:
-            n2, n1 = _size(self.middle[0]), _size(self.middle[1])
-            shape = (turned.shape[0], n2 + 2 * turn.PAD, n1 + 2 * turn.PAD, turned.shape[3])
-            padded = kernels.xp.empty(shape, np.float32)
-            turned = kernels.xp.ascontiguousarray(turned)
-            kernels.turn_plane_adjoint(turned, *self._arguments(), padded)
-            kernels.spline_coefficients(padded)
-            field = padded[:, turn.PAD : -turn.PAD, turn.PAD : -turn.PAD]
-        for _ in range(self.quarters):
-            field = field[:, :, ::-1].swapaxes(1, 2)
-        return field
-
-    def _arguments(self) -> tuple[float, float, tuple[int, int], tuple[int, int]]:
-        low_in = (self.middle[0][0], self.middle[1][0])
-        low_out = (self.after[0][0], self.after[1][0])
-        angle = self.residual_rad
-        return float(np.cos(angle)), float(np.sin(angle)), low_in, low_out
-
-
-def _size(axis: Range) -> int:
-    return axis[1] - axis[0] + 1
-
-
-def _to_back(field: Any, kernels: Kernels) -> Any:
-    """(r, a, b, c) to (r, b, c, a) contiguous."""
-    r, a, b, c = field.shape
-    return kernels.transposed(field.reshape(r, 1, a, b * c)).reshape(r, b, c, a)
-
-
-def _to_front(field: Any, kernels: Kernels) -> Any:
-    """(r, b, c, a) to (r, a, b, c) contiguous: the inverse and adjoint of `_to_back`."""
-    r, b, c, a = field.shape
-    return kernels.transposed(field.reshape(r, 1, b * c, a)).reshape(r, a, b, c)
-
-
-def plan_turn(
-    angle_rad: float, second: Range, first: Range, seen: Range | None = None
-) -> PlaneTurn:
-    """Plan the turn by `angle_rad` of the plane with the given ranges.
-
-    Of the turned grid's first axis only the range `seen` is computed, where it is given and
-    anything is computed at all.
-    """
-    quarters = round(angle_rad / (np.pi / 2))
-    residual = angle_rad - quarters * np.pi / 2
-    residual = 0.0 if abs(residual) < _NO_TURN_RAD else residual
-    middle = (second, first)
-    for _ in range(quarters % 4):
-        second, first = middle
-        middle = (first, (-second[1], -second[0]))
-    if residual == 0.0:
-        return PlaneTurn(quarters % 4, residual, middle, middle)
-    after = _turned_ranges(residual, *middle)
-    if seen is not None:
-        after = (after[0], (max(after[1][0], seen[0]), min(after[1][1], seen[1])))
-    return PlaneTurn(quarters % 4, residual, middle, after)
-
-
-def _turned_ranges(angle_rad: float, second: Range, first: Range) -> tuple[Range, Range]:
-    c, s = np.cos(angle_rad), np.sin(angle_rad)
-    corners = np.array([(f, g) for f in first for g in second], dtype=np.float64)
-    new_first = corners @ (c, -s)
-    new_second = corners @ (s, c)
-
-    # One more than the corner: the spline of the outermost voxels reaches that far.
-    def hull(values: NDArray[np.float64]) -> Range:
-        return int(np.floor(values.min())) - 1, int(np.ceil(values.max())) + 1
-
-    return hull(new_second), hull(new_first)
 
 
 @dataclass(frozen=True)
@@ -193,24 +72,29 @@ class Series:
     def with_spectra(self) -> Series:
         """The same by lines of the slices' spectra."""
         lines = plan_spectra(
-            self.cosines, self.sines, self.coefficients, self._slices, self.image_shape[1],
-            self.indices, -self.sharpening[1],
-        )  # fmt: skip
+            *self._slices, self.coefficients, self.image_shape[1], self.indices, -self.sharpening[1]
+        )
         return replace(self, spectra=lines)
 
     def costs(self) -> tuple[float, float]:
         """Time that all slices take there and back [ns]: by footprints, and by spectra."""
         k, r = self.coefficients.shape
-        z, _ = self._slices
-        rows = _size(self._seen)
-        voxels = _size(z) * float(np.sum(self.filled[:, 1] - self.filled[:, 0]))
-        lines = spectra_cost(self.cosines, self.sines, r, self._slices, self.image_shape[1])
-        return k * voxels * (_NS_VOXEL + r * _NS_FIELD), rows * lines
+        voxels = self._turned_shape[1] * float(np.sum(self.filled[:, 1] - self.filled[:, 0]))
+        lines = spectra_cost(*self._slices, r, self.image_shape[1])
+        return k * voxels * (_NS_VOXEL + r * _NS_FIELD), size_of(self._seen) * lines
 
     @property
-    def _slices(self) -> tuple[Range, Range]:
-        """Ranges z' and x' of the slices."""
-        return self.about_x.after[0], self.about_z.after[1]
+    def _z_last(self) -> bool:
+        """Whether turned volumes lie as (r, y', x', z) in memory, which spares a transposition."""
+        return self.about_x.nothing and not self.about_z.nothing
+
+    @property
+    def _slices(
+        self,
+    ) -> tuple[tuple[NDArray[np.float64], NDArray[np.float64]], tuple[Range, Range]]:
+        """What a shadow moves by along the axes of a slice, and their ranges; contiguous last."""
+        steps, box = (self.sines, self.cosines), (self.about_x.after[0], self.about_z.after[1])
+        return (steps[::-1], box[::-1]) if self._z_last else (steps, box)
 
     @property
     def _seen(self) -> Range:
@@ -220,13 +104,12 @@ class Series:
     def forward(self, field: Any, stack: Any, kernels: Kernels = CPU) -> None:
         """Write the projections of `field` (c, z, y, x) float32 into `stack` (n, ny, nx)."""
         xp = kernels.xp
-        turned = self._turned(
-            self._combine(xp.ascontiguousarray(self._boxed(field)), kernels), kernels
-        )
+        turned = self._turned(field, kernels)
         if self.spectra is not None and isinstance(kernels, CpuKernels):
-            self.spectra.project(turned, self._cut, stack, self._rows.start, kernels)
+            volume = self._lines_last(turned)
+            self.spectra.project(volume, self._cut, stack, self._rows.start, kernels)
             return
-        volume = self._columns_first(turned, kernels)
+        volume = self._rows_last(turned, kernels)
         k, nx, rows = len(self.indices), self.image_shape[1], volume.shape[3]
         images = xp.zeros((k, nx + 2, rows), np.float32)
         kernels.project_slices(volume, *self._slice_arguments(), images)
@@ -237,20 +120,21 @@ class Series:
     def add_adjoint(self, stack: Any, field: Any, kernels: Kernels = CPU) -> None:
         """Add the back projection of its part of `stack` (n, ny, nx) to `field` (c, z, y, x)."""
         xp = kernels.xp
-        if self.spectra is not None and isinstance(kernels, CpuKernels):
-            turned = xp.zeros(self._turned_shape, np.float32)
-            self.spectra.back_project(stack, self._rows.start, self._cut, turned, kernels)
+        r, z, y, x = self._turned_shape
+        # Rows that the detector does not see are zero.
+        if self._z_last:
+            turned = xp.zeros((r, y, x, z), np.float32).transpose(0, 3, 1, 2)
         else:
-            turned = self._adjoint_by_footprints(stack, kernels)
-        turned = self._turned_adjoint(turned, kernels)
-        part = self._boxed(field)
-        whole = part.shape == field.shape
-        total = field if whole else xp.ascontiguousarray(part)
-        kernels.add_spread(_flat(turned), self.components, _flat(total))
-        if not whole:
-            part[...] = total
+            turned = xp.zeros((r, z, y, x), np.float32)
+        if self.spectra is not None and isinstance(kernels, CpuKernels):
+            volume = self._lines_last(turned)
+            self.spectra.back_project(stack, self._rows.start, self._cut, volume, kernels)
+        else:
+            self._back_project_footprints(stack, turned, kernels)
+        self._add_turned(turned, field, kernels)
 
-    def _adjoint_by_footprints(self, stack: Any, kernels: Kernels) -> Any:
+    def _back_project_footprints(self, stack: Any, turned: Any, kernels: Kernels) -> None:
+        """Overwrite the rows of `turned` (r, z', y', x') that the detector sees."""
         xp = kernels.xp
         part = stack[xp.asarray(self.indices), self._rows]
         sharp = kernels.transposed(part[None])[0]
@@ -259,12 +143,12 @@ class Series:
         r, z, _, x = self._turned_shape
         volume = xp.empty((r, z, x, images.shape[2]), np.float32)
         kernels.back_project_slices(images, *self._slice_arguments(), volume)
-        turned = kernels.transposed(volume)
         low, high = self._cut
-        behind = self._turned_shape[2] - 1 - high
-        if low or behind:
-            turned = xp.pad(turned, ((0, 0), (0, 0), (low, behind), (0, 0)))
-        return turned
+        seen = turned[:, :, low : high + 1]
+        if self._z_last:
+            kernels.transpose_planes(volume.swapaxes(1, 2), seen.transpose(0, 3, 2, 1))
+        else:
+            kernels.transpose_planes(volume, seen)
 
     def _boxed(self, field: Any) -> Any:
         """The part of a field (c, z, y, x) that holds anything."""
@@ -287,39 +171,69 @@ class Series:
         int,
         int,
     ]:
-        (z_low, _), (x_low, _) = self._slices
         tables = self.coefficients, self.cosines, self.sines, self.footprint, self.filled
-        return *tables, z_low, x_low
+        return *tables, self.about_x.after[0][0], self.about_z.after[1][0]
 
-    def _combine(self, field: Any, kernels: Kernels) -> Any:
+    def _turned(self, field: Any, kernels: Kernels) -> Any:
+        """Field (c, z, y, x) to its combinations (r, z', y', x'), of any strides."""
+        turned = self._combined(self._boxed(field), kernels)
+        if not self.about_z.nothing:
+            turned = self.about_z.forward(turned.transpose(0, 2, 3, 1), kernels)
+            turned = turned.transpose(0, 3, 1, 2)
+        return turned if self.about_x.nothing else self.about_x.forward(turned, kernels)
+
+    def _combined(self, field: Any, kernels: Kernels) -> Any:
         """(c, z, y, x) to the r combinations (r, z, y, x)."""
         if self.components.shape == (1, 1):
             # The one component itself: `plan_series` sees to the sign.
             return field
+        field = kernels.xp.ascontiguousarray(field)
         mixed = kernels.xp.empty((self.components.shape[1], *field.shape[1:]), np.float32)
         kernels.combine(_flat(field), self.components, _flat(mixed))
         return mixed
 
-    def _turned(self, field: Any, kernels: Kernels) -> Any:
-        """(r, z, y, x) to (r, z', y', x')."""
+    def _add_turned(self, turned: Any, field: Any, kernels: Kernels) -> None:
+        """Adjoint of `_turned`, added to `field`."""
+        xp, r = kernels.xp, len(turned)
+        part = self._boxed(field)
+        z, y, x = part.shape[1:]
+        if not self.about_x.nothing:
+            if self.about_z.nothing:
+                back = xp.empty((r, z, y, x), np.float32)
+            else:
+                rows, columns = (size_of(axis) for axis in self.about_z.after)
+                back = xp.empty((r, rows, columns, z), np.float32).transpose(0, 3, 1, 2)
+            self.about_x.adjoint(turned, back, kernels)
+            turned = back
         if not self.about_z.nothing:
-            field = _to_front(self.about_z.forward(_to_back(field, kernels), kernels), kernels)
-        return kernels.xp.ascontiguousarray(self.about_x.forward(field, kernels))
+            back = xp.empty((r, z, y, x), np.float32)
+            there = back.transpose(0, 2, 3, 1)
+            self.about_z.adjoint(turned.transpose(0, 2, 3, 1), there, kernels)
+            turned = back
+        total = xp.ascontiguousarray(part)
+        kernels.add_spread(_flat(turned), self.components, _flat(total))
+        if part.shape != field.shape:
+            part[...] = total
 
-    def _turned_adjoint(self, turned: Any, kernels: Kernels) -> Any:
-        field = self.about_x.adjoint(turned, kernels)
-        if not self.about_z.nothing:
-            field = _to_front(self.about_z.adjoint(_to_back(field, kernels), kernels), kernels)
-        return kernels.xp.ascontiguousarray(field)
+    def _lines_last(self, turned: Any) -> Any:
+        """(r, z', y', x') as the slices' axes follow in `_slices`, with y' between them."""
+        return turned.transpose(0, 3, 2, 1) if self._z_last else turned
 
-    def _columns_first(self, turned: Any, kernels: Kernels) -> Any:
-        """(r, z', y', x') to (r, z', x', y'), cut to the rows that the detector sees."""
+    def _rows_last(self, turned: Any, kernels: Kernels) -> Any:
+        """(r, z', y', x') to (r, z', x', y') contiguous, cut to the rows that the detector sees."""
         low, high = self._cut
-        return kernels.transposed(turned[:, :, low : high + 1])
+        seen = turned[:, :, low : high + 1]
+        r, z, y, x = seen.shape
+        volume = kernels.xp.empty((r, z, x, y), np.float32)
+        if self._z_last:
+            kernels.transpose_planes(seen.transpose(0, 3, 2, 1), volume.swapaxes(1, 2))
+        else:
+            kernels.transpose_planes(seen, volume)
+        return volume
 
     @property
     def _turned_shape(self) -> tuple[int, int, int, int]:
-        sizes = (_size(axis) for axis in (*self.about_x.after, self.about_z.after[1]))
+        sizes = (size_of(axis) for axis in (*self.about_x.after, self.about_z.after[1]))
         return self.coefficients.shape[1], *sizes
 
     @property
@@ -427,7 +341,7 @@ def _filled_rows(
     (nx', 2) int64, the first row and the one behind the last, counted from the first of `rows`, in
     steps of `_STEP`.
     """
-    n_rows = max(0, _size(rows))
+    n_rows = max(0, size_of(rows))
     edges = [(low - reach, high + reach) for low, high in box]
     corners = np.array([(x, y, z) for z in edges[0] for y in edges[1] for x in edges[2]])
     across, along = (corners @ base.T)[:, :2].T

@@ -24,9 +24,7 @@ from numpy.typing import NDArray
 
 from pipeline.tomography.kernels.polar import TAPS
 from pipeline.tomography.kernels.twins import CpuKernels
-
-Range = tuple[int, int]
-"""Lowest and highest integer coordinate of a grid axis, both included."""
+from pipeline.tomography.planes import Range
 
 _FINER = 1.25
 """Points of the spectrum along an axis for each voxel: less would need more taps."""
@@ -191,10 +189,9 @@ def _transform(
 
 
 def plan_spectra(
-    cosines: NDArray[np.float64],
-    sines: NDArray[np.float64],
-    coefficients: NDArray[np.float32],
+    steps: tuple[NDArray[np.float64], NDArray[np.float64]],
     box: tuple[Range, Range],
+    coefficients: NDArray[np.float32],
     n_columns: int,
     indices: NDArray[np.int64],
     blur: float,
@@ -203,21 +200,22 @@ def plan_spectra(
 
     Parameters
     ----------
-    cosines, sines : (k,) float64 of the rotation about y.
+    steps : (k,) float64 each, columns that the shadow moves by with a voxel along either axis of a
+        slice: sines and cosines of the rotation for axes (z, x).
+    box : ranges of these axes.
     coefficients : (k, r) float32 what each projection takes of each field.
-    box : ranges (z, x) of the slices.
     n_columns : of the detector.
     indices, blur : as in `SliceSpectra`.
     """
-    n_points, first, seen = _frame(cosines, sines, box, n_columns)
+    n_points, first, seen = _frame(steps, box, n_columns)
     frequencies = 2.0 * np.pi * np.fft.fftfreq(n_points)
     # Where the first point lies, seen from the detector's middle.
-    phases = np.outer(np.ones(len(cosines)), frequencies * (first - n_columns // 2))
+    phases = np.outer(np.ones(len(coefficients)), frequencies * (first - n_columns // 2))
     corners = np.empty((*phases.shape, 2), np.int32)
     taps = np.empty((*phases.shape, 2, TAPS), np.float32)
     grid, scales = [], []
-    for axis, (direction, (low, high)) in enumerate(zip((sines, cosines), box, strict=True)):
-        along = np.outer(direction, frequencies)
+    for axis, (step, (low, high)) in enumerate(zip(steps, box, strict=True)):
+        along = np.outer(step, frequencies)
         n = high - low + 1
         m = _spectrum_size(n)
         phases -= along * (low + n // 2)
@@ -242,29 +240,27 @@ def plan_spectra(
 
 
 def spectra_cost(
-    cosines: NDArray[np.float64],
-    sines: NDArray[np.float64],
-    n_fields: int,
+    steps: tuple[NDArray[np.float64], NDArray[np.float64]],
     box: tuple[Range, Range],
+    n_fields: int,
     n_columns: int,
 ) -> float:
     """Time that one slice takes there and back, as `plan_spectra` would plan it [ns].
 
     Arguments as there, with the number r of fields; measured figures: `kernels/README.md`.
     """
-    points = len(cosines) * _frame(cosines, sines, box, n_columns)[0]
+    points = len(steps[0]) * _frame(steps, box, n_columns)[0]
     z, x = (_spectrum_size(high - low + 1) for low, high in box)
     return n_fields * (_NS_SPECTRUM * z * x + _NS_TAPS * points) + _NS_LINES * points
 
 
 def _frame(
-    cosines: NDArray[np.float64],
-    sines: NDArray[np.float64],
+    steps: tuple[NDArray[np.float64], NDArray[np.float64]],
     box: tuple[Range, Range],
     n_columns: int,
 ) -> tuple[int, int, int]:
     """Points of a line, and the images' columns that it is looked at in: the first, how many."""
-    shadows = np.array([cosines * x + sines * z for z in box[0] for x in box[1]])
+    shadows = np.array([steps[0] * z + steps[1] * x for z in box[0] for x in box[1]])
     middle = n_columns // 2
     low, high = int(np.floor(shadows.min())) + middle, int(np.ceil(shadows.max())) + middle
     first = min(max(low - _TAIL, 0), n_columns)

@@ -12,6 +12,9 @@ _CHUNK = 4096
 _TILE = 16
 """Edge of the blocks of a transposition, so that both sides stay in the cache."""
 
+_LONG = 64
+"""The other edge, where lines lie far apart: four lines of the cache that follow each other."""
+
 
 @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
 def combine(
@@ -50,15 +53,55 @@ def add_spread(
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
+def copy_planes(source: NDArray[np.float32], pad: int, target: NDArray[np.float32]) -> None:
+    """Copy `source` (r, a, b, n) into the middle of `target`, zero around it.
+
+    Both may have any strides; `target` is (r, a + 2 pad, b + 2 pad, n).
+    """
+    n_fields, na, nb, n = source.shape
+    size = target.shape[1]
+    read_along = source.strides[2] < source.strides[3]
+    write_along = target.strides[2] < target.strides[3]
+    for task in prange(n_fields * size):
+        r, line = task // size, task % size
+        inside = line >= pad and line < na + pad
+        target[r, line, : pad if inside else nb + pad] = np.float32(0.0)
+        target[r, line, nb + pad :] = np.float32(0.0)
+        if not inside:
+            continue
+        tile = np.empty((_LONG, _TILE + 1), np.float32)
+        for b0 in range(0, nb, _LONG):
+            for k0 in range(0, n, _TILE):
+                here = source[r, line - pad, b0 : b0 + _LONG, k0 : k0 + _TILE]
+                there = target[r, line, b0 + pad : b0 + pad + len(here), k0 : k0 + _TILE]
+                part = tile[: len(here), : here.shape[1]]
+                _copy(here, read_along, part)
+                _copy(part, write_along, there)
+
+
+@njit(cache=True, error_model="numpy")
+def _copy(source: NDArray[np.float32], along: bool, target: NDArray[np.float32]) -> None:
+    """Copy (b, n), with the loop over b inside where memory lies `along` it."""
+    nb, n = source.shape
+    if along:
+        for k in range(n):
+            for b in range(nb):
+                target[b, k] = source[b, k]
+    else:
+        for b in range(nb):
+            for k in range(n):
+                target[b, k] = source[b, k]
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
 def transpose_planes(source: NDArray[np.float32], target: NDArray[np.float32]) -> None:
-    """Copy `source` (r, p, a, b), of any strides, into `target` (r, p, b, a)."""
+    """Copy `source` (r, p, a, b) into `target` (r, p, b, a), both of any strides."""
     n_fields, n_planes, na, nb = source.shape
     n_tiles = (na + _TILE - 1) // _TILE
     for task in prange(n_fields * n_planes * n_tiles):
         plane, a0 = task // n_tiles, (task % n_tiles) * _TILE
         r, p = plane // n_planes, plane % n_planes
         size_a = min(_TILE, na - a0)
-        # Strides are often powers of two, which evict each other: each line is read whole.
         tile = np.empty((_TILE, _TILE + 1), np.float32)
         for b0 in range(0, nb, _TILE):
             size_b = min(_TILE, nb - b0)
@@ -82,20 +125,3 @@ def transposed(source: NDArray[np.float32]) -> NDArray[np.float32]:
     target = np.empty((r, p, b, a), np.float32)
     transpose_planes(source, target)
     return target
-
-
-@njit(cache=True, parallel=True, error_model="numpy")
-def pad_plane(source: NDArray[np.float32], pad: int, padded: NDArray[np.float32]) -> None:
-    """Copy `source` (r, a, b, n), of any strides, into the middle of `padded`, zero around it."""
-    n_fields, _, nb, n = source.shape
-    size = padded.shape[1]
-    for task in prange(n_fields * size):
-        r, i = task // size, task % size
-        if i < pad or i >= size - pad:
-            padded[r, i] = np.float32(0.0)
-            continue
-        padded[r, i, :pad] = np.float32(0.0)
-        padded[r, i, nb + pad :] = np.float32(0.0)
-        for j in range(nb):
-            for k in range(n):
-                padded[r, i, j + pad, k] = source[r, i - pad, j, k]

@@ -26,8 +26,9 @@ class CpuKernels:
     xp: Any = np
     combine = staticmethod(layout.combine)
     add_spread = staticmethod(layout.add_spread)
+    copy_planes = staticmethod(layout.copy_planes)
+    transpose_planes = staticmethod(layout.transpose_planes)
     transposed = staticmethod(layout.transposed)
-    pad_plane = staticmethod(layout.pad_plane)
     spline_coefficients = staticmethod(turn.spline_coefficients)
     turn_plane = staticmethod(turn.turn_plane)
     turn_plane_adjoint = staticmethod(turn.turn_plane_adjoint)
@@ -71,14 +72,20 @@ class DeviceKernels:
         sizes = np.int32(c), np.int32(r), np.int64(n)
         self._launch("add_spread", c * n, mixed, self._small(components, np.float32), field, *sizes)
 
+    def copy_planes(self, source: Any, pad: int, target: Any) -> None:
+        """Twin of `layout.copy_planes`."""
+        a, b = source.shape[1:3]
+        if pad:
+            target[...] = 0.0
+        target[:, pad : a + pad, pad : b + pad] = source
+
+    def transpose_planes(self, source: Any, target: Any) -> None:
+        """Twin of `layout.transpose_planes`."""
+        target[...] = source.swapaxes(2, 3)
+
     def transposed(self, source: Any) -> Any:
         """Twin of `layout.transposed`."""
         return self.xp.ascontiguousarray(source.swapaxes(2, 3))
-
-    def pad_plane(self, source: Any, pad: int, padded: Any) -> None:
-        """Twin of `layout.pad_plane`."""
-        padded[...] = 0.0
-        padded[:, pad : padded.shape[1] - pad, pad : padded.shape[2] - pad] = source
 
     def spline_coefficients(self, padded: Any) -> None:
         """Twin of `turn.spline_coefficients`."""

@@ -196,8 +196,7 @@ def test_rows_that_are_left_out_hold_nothing(tilt: float, pre: float, supported:
     (series,) = projector._series
     assert isinstance(series, Series)
     field = np.random.default_rng(7).standard_normal(projector.field_shape).astype(np.float32)
-    turned = series._turned(np.ascontiguousarray(series._boxed(field)), CPU)
-    turned = series._columns_first(turned, CPU)
+    turned = series._rows_last(series._turned(field, CPU), CPU)
     rows, (low, high) = np.arange(turned.shape[3]), series.filled.T[:, :, None]
     left_out = (rows < low) | (rows >= high)
     assert np.abs(turned[:, :, left_out]).max(initial=0.0) < 1e-6

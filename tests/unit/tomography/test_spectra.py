@@ -22,7 +22,9 @@ def spectra(box, n_columns: int, blur: float = 0.0, r: int = 1) -> SliceSpectra:
     """Plan lines about y for the ranges `box` (z, x), all angles weighted differently."""
     coefficients = np.random.default_rng(1).uniform(0.5, 1.5, (len(ANGLES), r)).astype(np.float32)
     indices = np.arange(len(ANGLES))[::-1].copy()
-    return plan_spectra(np.cos(ANGLES), np.sin(ANGLES), coefficients, box, n_columns, indices, blur)
+    return plan_spectra(
+        (np.sin(ANGLES), np.cos(ANGLES)), box, coefficients, n_columns, indices, blur
+    )
 
 
 def band_limited(volume: NDArray[np.float32], box, lines: SliceSpectra, n_columns: int):
