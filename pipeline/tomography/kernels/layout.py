@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-_CHUNK = 4096
+_CHUNK = 1024
 """Voxels that a task combines at a time: all components of a chunk stay in the cache."""
 
 _TILE = 16

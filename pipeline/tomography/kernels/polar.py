@@ -27,49 +27,66 @@ def _to_lanes(
     source: NDArray[np.float32],
     first: int,
     end: int,
-    scale: np.float32,
     scales: NDArray[np.float32],
     cells: NDArray[np.float32],
-    middle: int,
+    places: NDArray[np.uint64],
 ) -> None:
     """Lay rows `first` to `first + 2 lanes` of `source` (rows, n) side by side.
 
-    Those from `end` on count as zero. Column i comes, times `scale * scales[i]`, to the cell
-    `i - middle`, modulo their number, of `cells` (m, lanes, 2); other cells are left alone.
+    Those from `end` on count as zero. Column i comes, times `scales[i]`, to the cell `places[i]` of
+    `cells` (m, lanes, 2); other cells are left alone.
     """
-    n, (n_cells, lanes, _) = len(scales), cells.shape
+    n, lanes = len(places), cells.shape[1]
+    re, im = np.uint64(0), np.uint64(1)
     for tile in range(0, n, _TILE):
-        for lane in range(lanes):
-            left, right = first + lane, first + lanes + lane
-            for i in range(tile, min(tile + _TILE, n)):
-                cell = cells[i - middle if i >= middle else i - middle + n_cells]
-                factor = scale * scales[i]
-                cell[lane, 0] = factor * source[left, i] if left < end else np.float32(0.0)
-                cell[lane, 1] = factor * source[right, i] if right < end else np.float32(0.0)
+        columns = range(np.uint64(tile), np.uint64(min(tile + _TILE, n)))
+        for lane in range(np.uint64(lanes)):
+            left = np.uint64(first) + lane
+            right = left + np.uint64(lanes)
+            if right < np.uint64(end):
+                for i in columns:
+                    cells[places[i], lane, re] = scales[i] * source[left, i]
+                    cells[places[i], lane, im] = scales[i] * source[right, i]
+            else:
+                inside = left < np.uint64(end)
+                for i in columns:
+                    value = scales[i] * source[left, i] if inside else np.float32(0.0)
+                    cells[places[i], lane, re] = value
+                    cells[places[i], lane, im] = np.float32(0.0)
 
 
 @njit(cache=True, fastmath={"contract"}, error_model="numpy")
 def _from_lanes(
     cells: NDArray[np.float32],
-    middle: int,
-    scale: np.float32,
+    places: NDArray[np.uint64],
     scales: NDArray[np.float32],
     first: int,
     end: int,
     target: NDArray[np.float32],
 ) -> None:
     """Adjoint of `_to_lanes`: overwrite rows of `target` (rows, n). Arguments as there."""
-    n, (n_cells, lanes, _) = len(scales), cells.shape
+    n, lanes = len(places), cells.shape[1]
+    re, im = np.uint64(0), np.uint64(1)
     for tile in range(0, n, _TILE):
-        for lane in range(lanes):
-            left, right = first + lane, first + lanes + lane
-            for i in range(tile, min(tile + _TILE, n)):
-                cell = cells[i - middle if i >= middle else i - middle + n_cells]
-                factor = scale * scales[i]
-                if left < end:
-                    target[left, i] = factor * cell[lane, 0]
-                if right < end:
-                    target[right, i] = factor * cell[lane, 1]
+        columns = range(np.uint64(tile), np.uint64(min(tile + _TILE, n)))
+        for lane in range(np.uint64(lanes)):
+            left = np.uint64(first) + lane
+            right = left + np.uint64(lanes)
+            if left < np.uint64(end):
+                for i in columns:
+                    target[left, i] = scales[i] * cells[places[i], lane, re]
+            if right < np.uint64(end):
+                for i in columns:
+                    target[right, i] = scales[i] * cells[places[i], lane, im]
+
+
+@njit(cache=True, error_model="numpy")
+def _around(n: int, size: int) -> NDArray[np.uint64]:
+    """Where `n` elements come around the first of `size` cells, modulo their number."""
+    places = np.empty(n, np.uint64)
+    for i in range(n):
+        places[i] = np.uint64((i - n // 2) % size)
+    return places
 
 
 @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
@@ -93,10 +110,11 @@ def load_slab(
     """
     nz, _, nx = volume.shape
     mz, mx = grid.shape[:2]
+    places = _around(nx, mx)
     for z in prange(nz):
         row = grid[(z - nz // 2) % mz]
         row[nx - nx // 2 : mx - nx // 2] = np.float32(0.0)
-        _to_lanes(volume[z], first, end, scale_z[z], scale_x, row, nx // 2)
+        _to_lanes(volume[z], first, end, scale_z[z] * scale_x, row, places)
 
 
 @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
@@ -110,9 +128,11 @@ def store_slab(
 ) -> None:
     """Adjoint of `load_slab`: overwrite these slices of `volume`. Arguments as there."""
     nz, _, nx = volume.shape
+    mz, mx = grid.shape[:2]
+    places = _around(nx, mx)
     for z in prange(nz):
-        row = grid[(z - nz // 2) % grid.shape[0]]
-        _from_lanes(row, nx // 2, scale_z[z], scale_x, first, end, volume[z])
+        row = grid[(z - nz // 2) % mz]
+        _from_lanes(row, places, scale_z[z] * scale_x, first, end, volume[z])
 
 
 @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
@@ -246,9 +266,10 @@ def store_images(
     stack : (n, ny, nx) float32, changed in place.
     """
     one = np.ones(columns[1] - columns[0], np.float32)
+    places = np.arange(len(one)).astype(np.uint64)
     for m in prange(len(lines)):
         image = stack[indices[m], :, columns[0] : columns[1]]
-        _from_lanes(lines[m], 0, np.float32(1.0), one, first, end, image)
+        _from_lanes(lines[m], places, one, first, end, image)
 
 
 @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
@@ -262,10 +283,11 @@ def load_images(
 ) -> None:
     """Adjoint of `store_images`: overwrite `lines`. Arguments as there."""
     one = np.ones(columns[1] - columns[0], np.float32)
+    places = np.arange(len(one)).astype(np.uint64)
     for m in prange(len(lines)):
         lines[m, len(one) :] = np.float32(0.0)
         image = stack[indices[m], :, columns[0] : columns[1]]
-        _to_lanes(image, first, end, np.float32(1.0), one, lines[m], 0)
+        _to_lanes(image, first, end, one, lines[m], places)
 
 
 @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")

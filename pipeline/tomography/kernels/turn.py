@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 PAD = 3
 """Zeros around the plane: the taps of every point that sees the plane at all lie in memory."""
 
-CHUNK = 64
-"""Elements of the last axis that one task of the adjoint owns."""
+BAND = 32
+"""Rows that one task of the adjoint owns: as many as a few threads can share, and so many that few
+points belong to two."""
 
 
 @njit(cache=True, error_model="numpy")
@@ -134,30 +135,40 @@ def turn_plane_adjoint(
     low_out: tuple[int, int],
     padded: NDArray[np.float32],
 ) -> None:
-    """Adjoint of `turn_plane`: overwrite `padded`. Arguments as there."""
+    """Adjoint of `turn_plane`: overwrite `padded`. Arguments as there.
+
+    Every task owns a band of rows, and adds to each of its elements in the order of the points.
+    """
     n_fields, size2, size1, nc = padded.shape
     m2, m1 = turned.shape[1], turned.shape[2]
-    n_chunks = (nc + CHUNK - 1) // CHUNK
-    for task in prange(n_fields * n_chunks):
+    n_bands = (size2 + BAND - 1) // BAND
+    for task in prange(n_fields * n_bands):
+        r, low = task // n_bands, (task % n_bands) * BAND
+        high = min(low + BAND, size2)
+        padded[r, low:high] = np.float32(0.0)
+        rows = padded[r].reshape(size2, size1 * nc)
         w1, w2 = np.empty(4, np.float32), np.empty(4, np.float32)
-        r, k0 = task // n_chunks, (task % n_chunks) * CHUNK
-        k1 = min(k0 + CHUNK, nc)
-        padded[r, :, :, k0:k1] = np.float32(0.0)
+        wide = np.empty(4 * nc, np.float32)
         for i2 in range(m2):
             for i1 in range(m1):
                 first, second = float(i1 + low_out[1]), float(i2 + low_out[0])
                 at1 = cosine * first + sine * second - low_in[1] + PAD
                 at2 = -sine * first + cosine * second - low_in[0] + PAD
                 tap1, tap2 = int(np.floor(at1)) - 1, int(np.floor(at2)) - 1
+                if tap2 + 3 < low or tap2 >= high:
+                    continue
                 if tap1 < 0 or tap2 < 0 or tap1 + 3 >= size1 or tap2 + 3 >= size2:
                     continue
                 _spline_weights(at1 - 1.0 - tap1, w1)
                 _spline_weights(at2 - 1.0 - tap2, w2)
+                value = turned[r, i2, i1]
+                # The four columns of a row lie side by side: one loop for all of them.
                 for d in range(4):
-                    a, b, c, e = w2[d] * w1[0], w2[d] * w1[1], w2[d] * w1[2], w2[d] * w1[3]
-                    for k in range(k0, k1):
-                        value = turned[r, i2, i1, k]
-                        padded[r, tap2 + d, tap1, k] += a * value
-                        padded[r, tap2 + d, tap1 + 1, k] += b * value
-                        padded[r, tap2 + d, tap1 + 2, k] += c * value
-                        padded[r, tap2 + d, tap1 + 3, k] += e * value
+                    weight, part = w1[d], wide[d * nc : (d + 1) * nc]
+                    for k in range(nc):
+                        part[k] = weight * value[k]
+                start = np.uint64(tap1 * nc)
+                for row in range(max(tap2, low), min(tap2 + 4, high)):
+                    weight, line = w2[row - tap2], rows[row]
+                    for k in range(np.uint64(4 * nc)):
+                        line[start + k] += weight * wide[k]
