@@ -33,7 +33,7 @@ _TAIL = 4
 """Columns beyond the shadow of the volume up to which images are looked at, and columns between
 those and what wraps round: the shadow of a band-limited voxel has a tail."""
 
-_SLAB_BYTES = 48 * 2**20
+_SLAB_BYTES = 96 * 2**20
 """Most of the spectrum and the lines of the slices that are computed at a time."""
 
 _LANES = 8
@@ -57,7 +57,7 @@ class SliceSpectra:
     Attributes
     ----------
     corners, taps, factors : tables of `kernels.polar.take_lines`, for k lines of n points.
-    coefficients : (r, k) float32 what each projection takes of each field.
+    coefficients : (k, r) float32 what each projection takes of each field.
     scales : (nz,) and (nx,) float32, what undoes the kernel's blur of the slices.
     grid : (mz, mx) points of the spectra.
     columns : of the images, the first that the lines become and the one behind the last.
@@ -91,18 +91,16 @@ class SliceSpectra:
         kernels : where the arrays lie.
         """
         low, end = rows[0], rows[1] + 1
-        grid, lines = self._scratch(end - low)
+        grids, lines = self._scratch(end - low)
         before, behind = self._filled(volume.shape[1])
-        for start in range(low, end, 2 * grid.shape[2]):
-            for r, field in enumerate(volume):
+        for start in range(low, end, 2 * grids.shape[3]):
+            for field, grid in zip(volume, grids, strict=True):
                 grid[before.stop : behind.start] = 0.0
                 kernels.load_slab(field, start, end, *self.scales, _parts(grid))
                 for part in (before, behind):
                     _transform(grid[part], 1, forward=True)
                 _transform(grid, 0, forward=True)
-                kernels.take_lines(
-                    _flat(grid), *self._tables, self.coefficients[r], r > 0, _flat(lines, 2)
-                )
+            kernels.take_lines(_flat(grids), *self._tables, _flat(lines))
             _transform(lines, 1, forward=False, scaled=True)
             there = first - low
             kernels.store_images(
@@ -122,35 +120,37 @@ class SliceSpectra:
             stack = stack[indices]
             indices = np.arange(len(indices))
             kernels.filter_rows(stack, indices, first, end + there, self.blur)
-        grid, lines = self._scratch(end - low)
+        grids, lines = self._scratch(end - low)
         before, behind = self._filled(volume.shape[1])
         bands = self._bands()
-        for start in range(low, end, 2 * grid.shape[2]):
+        for start in range(low, end, 2 * grids.shape[3]):
             kernels.load_images(
                 stack, indices, start + there, end + there, self.columns, _parts(lines)
             )
             _transform(lines, 1, forward=True, scaled=True)
-            for r, field in enumerate(volume):
-                kernels.spread_lines(
-                    _flat(lines, 2), *self._tables, self.coefficients[r], bands, _flat(grid)
-                )
+            kernels.spread_lines(_flat(lines), *self._tables, bands, _flat(grids))
+            for field, grid in zip(volume, grids, strict=True):
                 _transform(grid, 0, forward=False)
                 for part in (before, behind):
                     _transform(grid[part], 1, forward=False)
                 kernels.store_slab(_parts(grid), start, end, *self.scales, field)
 
     @property
-    def _tables(self) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
-        return self.corners, self.taps, self.factors
+    def _tables(
+        self,
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        return self.corners, self.taps, self.factors, self.coefficients
 
     def _scratch(self, rows: int) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
-        """Room for the spectra (mz, mx, lanes) and the lines (k, n, lanes) of one slab."""
+        """Room for the spectra (r, mz, mx, lanes) and the lines (k, n, lanes) of one slab."""
         k, n = self.corners.shape[:2]
-        held = 8 * (k * n + self.grid[0] * self.grid[1])
+        r = self.coefficients.shape[1]
+        held = 8 * (k * n + r * self.grid[0] * self.grid[1])
         most = min(_MOST_LANES, max(_LANES, _SLAB_BYTES // held // _LANES * _LANES))
         slabs = -(-rows // (2 * most))
         lanes = -(-rows // (2 * slabs * _LANES)) * _LANES
-        return np.empty((*self.grid, lanes), np.complex64), np.empty((k, n, lanes), np.complex64)
+        spectra = np.empty((r, *self.grid, lanes), np.complex64)
+        return spectra, np.empty((k, n, lanes), np.complex64)
 
     def _filled(self, nz: int) -> tuple[slice, slice]:
         """Rows of the grid that hold slices: those from the middle on, and those before it."""
@@ -170,9 +170,9 @@ def _parts(values: NDArray[np.complex64]) -> NDArray[np.float32]:
     return values.view(np.float32).reshape(*values.shape, 2)
 
 
-def _flat(values: NDArray[np.complex64], axes: int = 1) -> NDArray[np.float32]:
-    """As float32, all axes behind the first ones in one."""
-    return values.view(np.float32).reshape(*values.shape[:axes], -1)
+def _flat(values: NDArray[np.complex64]) -> NDArray[np.float32]:
+    """As float32, all axes behind the first two in one."""
+    return values.view(np.float32).reshape(*values.shape[:2], -1)
 
 
 def _transform(
@@ -229,7 +229,7 @@ def plan_spectra(
         corners=corners,
         taps=taps,
         factors=_parts((passed * np.exp(1j * phases)).astype(np.complex64)),
-        coefficients=np.ascontiguousarray(coefficients.T),
+        coefficients=coefficients,
         scales=(scales[0], scales[1]),
         grid=(grid[0], grid[1]),
         columns=(first, first + seen),

@@ -135,60 +135,103 @@ def store_slab(
         _from_lanes(row, places, scale_z[z] * scale_x, first, end, volume[z])
 
 
+@njit(cache=True, inline="always", fastmath={"contract"}, error_model="numpy")
+def _add_row(
+    grids: NDArray[np.float32],
+    z: int,
+    start: np.uint64,
+    run: np.uint64,
+    shares: NDArray[np.float32],
+    wide: NDArray[np.float32],
+) -> None:
+    """Add to `wide` (n,) a piece of row z of each of `grids` (r, mz, size) times its share.
+
+    The piece begins at `start`; what follows its first `run` elements begins again at 0.
+    """
+    rest = np.uint64(len(wide)) - run
+    if len(grids) == 3:
+        # What linear dichroism needs.
+        a, b, c = shares[0], shares[1], shares[2]
+        for i in range(run):
+            at = start + i
+            wide[i] += a * grids[0, z, at] + b * grids[1, z, at] + c * grids[2, z, at]
+        for i in range(rest):
+            wide[run + i] += a * grids[0, z, i] + b * grids[1, z, i] + c * grids[2, z, i]
+    else:
+        for r in range(len(grids)):
+            share = shares[r]
+            for i in range(run):
+                wide[i] += share * grids[r, z, start + i]
+            for i in range(rest):
+                wide[run + i] += share * grids[r, z, i]
+
+
+@njit(cache=True, inline="always", fastmath={"contract"}, error_model="numpy")
+def _spread_row(
+    wide: NDArray[np.float32],
+    z: int,
+    start: np.uint64,
+    run: np.uint64,
+    shares: NDArray[np.float32],
+    grids: NDArray[np.float32],
+) -> None:
+    """Adjoint of `_add_row`: add to `grids`. Arguments as there."""
+    rest = np.uint64(len(wide)) - run
+    for r in range(len(grids)):
+        share = shares[r]
+        for i in range(run):
+            grids[r, z, start + i] += share * wide[i]
+        for i in range(rest):
+            grids[r, z, i] += share * wide[run + i]
+
+
 @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
 def take_lines(
-    grid: NDArray[np.float32],
+    grids: NDArray[np.float32],
     corners: NDArray[np.int32],
     taps: NDArray[np.float32],
     factors: NDArray[np.float32],
     coefficients: NDArray[np.float32],
-    add: bool,
     lines: NDArray[np.float32],
 ) -> None:
     """Interpolate lines in the slices' spectra.
 
     Parameters
     ----------
-    grid : (mz, mx * width) float32 of spectra, periodic; `width` is twice the number of lanes.
+    grids : (r, mz, mx * width) float32, spectra of each of the r fields, periodic; `width` is twice
+        the number of lanes.
     corners : (k, n, 2) int32, first row and column that a point is interpolated from.
     taps : (k, n, 2, TAPS) float32, what is taken of each row and of each column.
     factors : (k, n, 2) float32, complex factor of each point.
-    coefficients : (k,) float32 factor of each line.
-    add : bool, whether `lines` keep what they hold.
-    lines : (k, n, width) float32, changed in place.
+    coefficients : (k, r) float32, what each line takes of each field.
+    lines : (k, n, width) float32, overwritten.
     """
     n_lines, n_points, width = lines.shape
-    mz, size = grid.shape
+    n_fields, mz, size = grids.shape
     for m in prange(n_lines):
         wide = np.empty(TAPS * width, np.float32)
         value = np.empty(width, np.float32)
+        shares = np.empty(n_fields, np.float32)
         for j in range(n_points):
             start = np.uint64(corners[m, j, 1] * width)
             # What lies behind the last column begins again at the first.
             run = min(np.uint64(TAPS * width), np.uint64(size) - start)
-            rest = np.uint64(TAPS * width) - run
             wide[:] = np.float32(0.0)
             for d in range(TAPS):
                 z = corners[m, j, 0] + d
-                row = grid[z - mz if z >= mz else z]
-                weight = taps[m, j, 0, d]
-                for i in range(run):
-                    wide[i] += weight * row[start + i]
-                for i in range(rest):
-                    wide[run + i] += weight * row[i]
+                z = z - mz if z >= mz else z
+                for r in range(n_fields):
+                    shares[r] = taps[m, j, 0, d] * coefficients[m, r]
+                _add_row(grids, z, start, run, shares, wide)
             value[:] = np.float32(0.0)
             for d in range(TAPS):
-                weight = taps[m, j, 1, d]
-                part = wide[d * width : (d + 1) * width]
-                for i in range(width):
-                    value[i] += weight * part[i]
-            re, im = coefficients[m] * factors[m, j, 0], coefficients[m] * factors[m, j, 1]
-            point = lines[m, j]
-            if not add:
-                point[:] = np.float32(0.0)
+                weight, at = taps[m, j, 1, d], np.uint64(d * width)
+                for i in range(np.uint64(width)):
+                    value[i] += weight * wide[at + i]
+            re, im = factors[m, j, 0], factors[m, j, 1]
             for i in range(width // 2):
-                point[2 * i] += re * value[2 * i] - im * value[2 * i + 1]
-                point[2 * i + 1] += re * value[2 * i + 1] + im * value[2 * i]
+                lines[m, j, 2 * i] = re * value[2 * i] - im * value[2 * i + 1]
+                lines[m, j, 2 * i + 1] = re * value[2 * i + 1] + im * value[2 * i]
 
 
 @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
@@ -199,50 +242,45 @@ def spread_lines(
     factors: NDArray[np.float32],
     coefficients: NDArray[np.float32],
     bands: NDArray[np.int64],
-    grid: NDArray[np.float32],
+    grids: NDArray[np.float32],
 ) -> None:
-    """Adjoint of `take_lines`: overwrite `grid`. Arguments as there, and
+    """Adjoint of `take_lines`: overwrite `grids`. Arguments as there, and
 
     bands : (b + 1,) int64, ends of the bands of rows that one task each adds up; every element is
         summed in the order of the points, however many bands there are.
     """
     n_lines, n_points, width = lines.shape
-    mz, size = grid.shape
+    n_fields, mz, size = grids.shape
     for band in prange(len(bands) - 1):
         low, high = bands[band], bands[band + 1]
-        grid[low:high] = np.float32(0.0)
+        grids[:, low:high] = np.float32(0.0)
         wide = np.empty(TAPS * width, np.float32)
         value = np.empty(width, np.float32)
+        shares = np.empty(n_fields, np.float32)
         for m in range(n_lines):
             for j in range(n_points):
                 top = corners[m, j, 0]
                 # Rows `top` to `top + TAPS`, of which those behind the last are the first ones.
                 if (top >= high or top + TAPS <= low) and top + TAPS - mz <= low:
                     continue
-                re, im = coefficients[m] * factors[m, j, 0], -coefficients[m] * factors[m, j, 1]
-                point = lines[m, j]
+                re, im = factors[m, j, 0], -factors[m, j, 1]
                 for i in range(width // 2):
-                    value[2 * i] = re * point[2 * i] - im * point[2 * i + 1]
-                    value[2 * i + 1] = re * point[2 * i + 1] + im * point[2 * i]
+                    value[2 * i] = re * lines[m, j, 2 * i] - im * lines[m, j, 2 * i + 1]
+                    value[2 * i + 1] = re * lines[m, j, 2 * i + 1] + im * lines[m, j, 2 * i]
                 for d in range(TAPS):
-                    weight = taps[m, j, 1, d]
-                    part = wide[d * width : (d + 1) * width]
-                    for i in range(width):
-                        part[i] = weight * value[i]
+                    weight, at = taps[m, j, 1, d], np.uint64(d * width)
+                    for i in range(np.uint64(width)):
+                        wide[at + i] = weight * value[i]
                 start = np.uint64(corners[m, j, 1] * width)
                 run = min(np.uint64(TAPS * width), np.uint64(size) - start)
-                rest = np.uint64(TAPS * width) - run
                 for d in range(TAPS):
                     z = top + d
                     z = z - mz if z >= mz else z
                     if z < low or z >= high:
                         continue
-                    row = grid[z]
-                    weight = taps[m, j, 0, d]
-                    for i in range(run):
-                        row[start + i] += weight * wide[i]
-                    for i in range(rest):
-                        row[i] += weight * wide[run + i]
+                    for r in range(n_fields):
+                        shares[r] = taps[m, j, 0, d] * coefficients[m, r]
+                    _spread_row(wide, z, start, run, shares, grids)
 
 
 @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")

@@ -41,7 +41,7 @@ def band_limited(volume: NDArray[np.float32], box, lines: SliceSpectra, n_column
         rows = volume.transpose(0, 2, 1, 3).reshape(*volume.shape[:1], volume.shape[2], -1)
         for r, field in enumerate(rows):
             images = (field @ to.T @ back.T).real
-            stack[lines.indices[m]] += lines.coefficients[r, m] * images
+            stack[lines.indices[m]] += lines.coefficients[m, r] * images
     stack[:, :, : lines.columns[0]] = 0.0
     stack[:, :, lines.columns[1] :] = 0.0
     return stack
