@@ -31,15 +31,11 @@ from pipeline.tomography.contrast import linear_difference_weights, linear_weigh
 from pipeline.tomography.geometry import euler_rotations, series_rotations
 from pipeline.tomography.projector import Projector, Scheme, Slices, fastest_scheme
 from pipeline.tomography.solvers import LocalLeastSquares
-from schemas.recipe import OrientationSettings
 
 Run = Callable[[], object]
 
 SIGMAS = (3.0, 6.0)
 """Width of the blobs [voxel]: between the resolution of a good measurement and a small grain."""
-
-PAPER_VOLUME, PAPER_IMAGE, PAPER_ANGLES = (330, 540, 330), (650, 760), 280
-"""Voxels z, y, x around the support, pixels y, x, and projections of each mounting."""
 
 EPS = 2e-5
 """Tolerance that the peers are run at: their error stays below 1e-4."""
@@ -400,40 +396,38 @@ def against_magtomo(size: Size) -> list[Row]:
 def paper_gradient(size: Size) -> list[Row]:
     """One gradient of linear dichroism at the size of a published measurement, or a part of it.
 
-    Four mountings tilted by 30 degrees, as Apseros et al., doi 10.1038/s41586-024-08233-y. The
-    minutes are those of a whole reconstruction without coarse steps, every iteration a gradient.
+    Four mountings tilted by 30 degrees, as Apseros et al., doi 10.1038/s41586-024-08233-y, all in
+    one process; a whole run, in shards, is what `reconstruction.py --rows scale` estimates.
     """
+    from reconstruction import PAPER, PRODUCTS
+
     part = size.paper_part
-    volume, image = (tuple(-(-n // part) for n in shape) for shape in (PAPER_VOLUME, PAPER_IMAGE))
-    angles = np.linspace(0.0, 180.0, PAPER_ANGLES // part, endpoint=False)
+    z, y, x = (-(-n // part) for n in PAPER[0])
+    ny, nx = (-(-n // part) for n in PAPER[1])
+    angles = np.linspace(0.0, 180.0, PAPER[2] // part, endpoint=False)
     mountings = [series_rotations(angles, 30.0, pre) for pre in (0.0, 90.0, 180.0, 270.0)]
     rotations = np.concatenate(mountings)
+    disc = np.linspace(-1.0, 1.0, z)[:, None, None] ** 2 + np.linspace(-1.0, 1.0, x) ** 2 <= 1.0
+    support = np.ascontiguousarray(np.broadcast_to(disc, (z, y, x)))
     weights = linear_difference_weights(rotations)
-    z, _, x = (np.linspace(-1.0, 1.0, n) for n in volume)
-    support = np.broadcast_to((z[:, None, None] ** 2 + x**2 <= 1.0), volume)
-    support = np.ascontiguousarray(support)
-    projector = Projector(volume, image, rotations, weights, support=support)
+    projector = Projector((z, y, x), (ny, nx), rotations, weights, support=support)
     rng = np.random.default_rng(17)
-    data = rng.standard_normal(projector.stack_shape, np.float32)
-    problem = LocalLeastSquares(projector, data)
+    problem = LocalLeastSquares(projector, rng.standard_normal(projector.stack_shape, np.float32))
     field = rng.standard_normal(projector.field_shape, np.float32)
-    problem.residual_gradient(field)
+    if part > 1:
+        problem.residual_gradient(field)  # Compiled; at full size that is a small part.
     now = CLOCKS[size.clock]
     started = now()
     problem.residual_gradient(field)
     seconds = now() - started
-    defaults = OrientationSettings()
-    count = defaults.iterations + defaults.refine_iterations
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    shape = " x ".join(str(n) for n in volume)
-    detail = (
-        f"{seconds:.2f} s a gradient by {projector.slices}, {count} of them; {len(rotations)} "
-        f"differences of {image[1]} x {image[0]}, {shape} voxels"
-    )
-    name = "paper scale" if part == 1 else f"paper scale, 1/{part} along every axis"
+    name = f"{len(rotations)} differences of {nx}x{ny}, {z}x{y}x{x} voxels"
+    full = part == 1
     return [
-        Row(f"{name}: all gradients", seconds * count / 60.0, 60.0, 20.0, "min", detail),
-        Row(f"{name}: peak memory of the process", peak, 20.0, 20.0, "GiB"),
+        Row(f"{name}: one gradient", seconds, unit="s", detail=f"by {projector.slices}"),
+        Row(f"the same, {PRODUCTS} of them", seconds * PRODUCTS / 60.0,
+            60.0 if full else None, 20.0 if full else None, "min"),
+        Row("the same, peak memory", peak, 20.0 if full else None, 20.0 if full else None, "GiB"),
     ]  # fmt: skip
 
 
