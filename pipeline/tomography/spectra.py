@@ -147,8 +147,8 @@ class SliceSpectra:
         r = self.coefficients.shape[1]
         held = 8 * (k * n + r * self.grid[0] * self.grid[1])
         most = min(_MOST_LANES, max(_LANES, _SLAB_BYTES // held // _LANES * _LANES))
-        slabs = -(-rows // (2 * most))
-        lanes = -(-rows // (2 * slabs * _LANES)) * _LANES
+        slabs = max(1, -(-rows // (2 * most)))
+        lanes = max(1, -(-rows // (2 * slabs * _LANES))) * _LANES
         spectra = np.empty((r, *self.grid, lanes), np.complex64)
         return spectra, np.empty((k, n, lanes), np.complex64)
 

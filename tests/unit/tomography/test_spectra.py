@@ -98,6 +98,17 @@ def test_nothing_that_misses_the_detector_wraps_onto_it() -> None:
     assert largest[~seen].max() < 0.05 * largest[seen].min()
 
 
+def test_slices_beyond_the_detector_are_not_projected() -> None:
+    support = np.zeros((8, 40, 8), np.bool_)
+    support[2:6, :4, 2:6] = True
+    projector = Projector(
+        support.shape, (6, 9), series_rotations([0.0, 40.0]), scalar_weights(2), support=support,
+        slices="spectra",
+    )  # fmt: skip
+    assert not projector.forward(np.ones(projector.field_shape, np.float32)).any()
+    assert not projector.adjoint(np.ones(projector.stack_shape, np.float32)).any()
+
+
 @pytest.mark.parametrize("spread", [0.0, 0.3, 0.7])
 def test_blurs_as_footprints_do(spread: float) -> None:
     angles = np.arange(0.0, 180.0, 30.0)
