@@ -28,9 +28,9 @@ reach; and twice: what the second ones, of an infinite response, have left of it
 _STEP = 16
 """Rows that a processor adds at a time."""
 
-_NS_VOXEL, _NS_FIELD = 0.4, 0.16
-"""Of footprints there and back, one thread: for each voxel and angle, and for each of its fields
-[ns]; measured figures: `kernels/README.md`."""
+_NS_COLUMN, _NS_VOXEL, _NS_FIELD = 30.0, 0.1, 0.25
+"""Of footprints there and back, one thread: for each column of voxels and angle, each voxel and
+angle, and each of its fields [ns]; measured figures: `kernels/README.md`."""
 
 _RANK_TOLERANCE = 1e-10
 """Combinations whose singular value is smaller, relative to the largest, are rounding."""
@@ -79,9 +79,11 @@ class Series:
     def costs(self) -> tuple[float, float]:
         """Time that all slices take there and back [ns]: by footprints, and by spectra."""
         k, r = self.coefficients.shape
-        voxels = self._turned_shape[1] * float(np.sum(self.filled[:, 1] - self.filled[:, 0]))
+        z = self._turned_shape[1]
+        voxels = z * float(np.sum(self.filled[:, 1] - self.filled[:, 0]))
+        shares = _NS_COLUMN * z * len(self.filled) + (_NS_VOXEL + r * _NS_FIELD) * voxels
         lines = spectra_cost(*self._slices, r, self.image_shape[1])
-        return k * voxels * (_NS_VOXEL + r * _NS_FIELD), size_of(self._seen) * lines
+        return k * shares, max(0, size_of(self._seen)) * lines
 
     @property
     def _z_last(self) -> bool:

@@ -42,7 +42,7 @@ _LANES = 8
 _NODES = 64
 """Of the quadrature of the kernel's transform: exact to rounding."""
 
-_NS_SPECTRUM, _NS_TAPS, _NS_LINES = 4.5, 10.5, 5.0
+_NS_SPECTRUM, _NS_TAPS, _NS_LINES = 12.0, 8.7, 5.5
 """Of one slice there and back, one thread: for each point of its spectrum and field, for each point
 of its lines and field, and for each point of its lines [ns]."""
 
