@@ -70,7 +70,7 @@ CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time
 
 SIZES = {
     "tiny": Size(24, 18, 8, 4, 3, 20),
-    "demo": Size(128, 180, 64, 60, 7, 4),
+    "demo": Size(128, 180, 64, 60, 7, 3),
     "paper": Size(256, 280, 64, 480, 5, 1),
 }
 
