@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.steps.files import load_all, read_json, write_json
-from flows.steps.problem import Problem, in_process
+from flows.steps.problem import Problem, in_process, parts_of
 from pipeline.distribute import ShardedLeastSquares
 from pipeline.errors import InputError
 from pipeline.io.hdf5 import open_hdf5
@@ -93,7 +93,7 @@ def solve_orientation(
         settings,
         seed=seed,
         problem=problem(stack, inside.shape),
-        make=lambda part: problem(part, inside.shape, near=True),
+        make=parts_of(problem, inside.shape),
         density=_known_density(density, settings, dichroic),
         progress=progress,
     )
@@ -120,7 +120,7 @@ def _weighed(
             stack,
             inside,
             noise,
-            make=lambda part: problem(part, inside.shape, near=True),
+            make=parts_of(problem, inside.shape),
             seed=seed,
             progress=progress,
         )
@@ -181,7 +181,7 @@ def solve_twin(
         settings,
         seed=seed,
         problem=problem(twin, inside.shape),
-        make=lambda part: problem(part, inside.shape, near=True),
+        make=parts_of(problem, inside.shape),
         density=_known_density(density, settings, dichroic),
         progress=progress,
     )
@@ -226,7 +226,7 @@ def solve_vector(
         inside,
         settings,
         problem=problem(stack, inside.shape, scheme=scheme),
-        make=lambda part: problem(part, inside.shape, scheme=scheme, near=True),
+        make=parts_of(problem, inside.shape, scheme),
         seed=seed,
         progress=progress,
     )
