@@ -161,7 +161,7 @@ def solve_twin(
 ) -> None:
     """Crystal axes of a twin of the measurement that is made of the result `fields`.
 
-    Writes what `solve_orientation` writes.
+    Writes what `solve_orientation` writes, and `made_of` beside the fields: the twin's true axes.
     """
     inside = np.load(support)
     stack, noise = _weighed(load_all(stacks), inside, like, seed, problem)
@@ -176,22 +176,26 @@ def solve_twin(
         )
     solve = reconstruct_orientation if noise is None else reconstruct_weighed
     found = solve(
-        twin,
+        twin.stack,
         inside,
         settings,
         seed=seed,
-        problem=problem(twin, inside.shape),
+        problem=problem(twin.stack, inside.shape),
         make=parts_of(problem, inside.shape),
         density=_known_density(density, settings, dichroic),
         progress=progress,
     )
-    _save_orientation(out, found, noise)
+    _save_orientation(out, found, noise, made_of=twin.axis)
 
 
 def _save_orientation(
-    out: Path, found: OrientationResult, noise: Mapping[int, float] | None
+    out: Path,
+    found: OrientationResult,
+    noise: Mapping[int, float] | None,
+    **arrays: NDArray[np.float32],
 ) -> None:
-    arrays = {} if found.isotropic is None else {"isotropic": found.isotropic}
+    if found.isotropic is not None:
+        arrays["isotropic"] = found.isotropic
     np.savez(
         out / "fields.npz",
         tensor=found.tensor,
