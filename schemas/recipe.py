@@ -246,9 +246,9 @@ class OrientationSettings(StrictModel):
     method: Literal["tensor", "random-starts"] = "tensor"
     """Convex tensor solve and rank-one refinement, or the published random-start scheme."""
 
-    iterations: int = Field(default=20, ge=1, le=5000)
-    """Most conjugate-gradient iterations of the tensor stage at full resolution; from a coarser
-    start and with a prior they are as good as converged by then."""
+    iterations: int = Field(default=30, ge=1, le=5000)
+    """Most conjugate-gradient iterations of the tensor stage at full resolution; with a prior it
+    has converged by then, and earlier from a coarser start."""
 
     smoothness: float | None = Field(default=None, ge=0.0)
     """Strength of the gradient prior relative to the data term, dimensionless; the one that
@@ -263,7 +263,7 @@ class OrientationSettings(StrictModel):
     large is found where an iteration costs a part, so that few are left at full resolution. Levels
     on which the sample would be narrower than ten voxels are skipped; [1] has none."""
 
-    refine_iterations: int = Field(default=32, ge=0, le=5000)
+    refine_iterations: int = Field(default=40, ge=0, le=5000)
     """Most quasi-Newton steps on the rank-one manifold, the first fifth with a convex prior; they
     end when none changes anything that matters. 0 stops after the tensor stage."""
 
