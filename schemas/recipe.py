@@ -14,6 +14,12 @@ Polarisations = Literal["auto", "difference", "joint"]
 """How frames of linear polarisations are fitted."""
 
 
+def _check_levels(stage: str, levels: list[int]) -> None:
+    """Refuse binning factors that do not fall to 1 or above."""
+    if levels != sorted(set(levels), reverse=True) or levels[-1] < 1:
+        raise ValueError(f"{stage}.levels: expected falling factors >= 1, found {levels}")
+
+
 class ResampleSettings(StrictModel):
     """Fourier resampling to one pixel size."""
 
@@ -86,8 +92,7 @@ class AlignSettings(StrictModel):
 
     @model_validator(mode="after")
     def _descending(self) -> AlignSettings:
-        if self.levels != sorted(set(self.levels), reverse=True) or self.levels[-1] < 1:
-            raise ValueError(f"align.levels: expected falling factors >= 1, found {self.levels}")
+        _check_levels("align", self.levels)
         return self
 
 
@@ -201,6 +206,11 @@ class VectorSettings(StrictModel):
     """Strength of RESIRE-V's boundary term `‖∇M·n‖²` in both stages, relative to the data term,
     dimensionless; off, because the edge-preserving prior asks the same everywhere."""
 
+    levels: list[int] = Field(default=[4, 2, 1], min_length=1)
+    """Binning factors, coarse to fine, of the solves that each start from the one before: what is
+    large is found where an iteration costs a part, so that few are left at full resolution. Levels
+    on which the sample would be narrower than ten voxels are skipped; [1] has none."""
+
     refine_iterations: int = Field(default=40, ge=0, le=5000)
     """Quasi-Newton steps with an edge-preserving prior after `cg`; 0 stops before."""
 
@@ -215,6 +225,11 @@ class VectorSettings(StrictModel):
     constant_magnitude: bool = False
     """Refine with one magnitude everywhere in the support: right for a saturated magnet whose
     support is tight, wrong where the support holds anything else, so it must be asked for."""
+
+    @model_validator(mode="after")
+    def _descending(self) -> VectorSettings:
+        _check_levels("vector", self.levels)
+        return self
 
 
 class OrientationSettings(StrictModel):
@@ -232,8 +247,8 @@ class OrientationSettings(StrictModel):
     """Convex tensor solve and rank-one refinement, or the published random-start scheme."""
 
     iterations: int = Field(default=30, ge=1, le=5000)
-    """Most conjugate-gradient iterations of the tensor stage; with a prior it has converged by
-    then."""
+    """Most conjugate-gradient iterations of the tensor stage at full resolution; with a prior it
+    has converged by then, and earlier from a coarser start."""
 
     smoothness: float | None = Field(default=None, ge=0.0)
     """Strength of the gradient prior relative to the data term, dimensionless; the one that
@@ -243,9 +258,14 @@ class OrientationSettings(StrictModel):
     """Derivative that the gradient prior asks to be small: the first suits grains, the second axes
     that turn steadily."""
 
-    refine_iterations: int = Field(default=60, ge=0, le=5000)
-    """Quasi-Newton steps on the rank-one manifold, the first third with a convex prior; 0 stops
-    after the tensor stage."""
+    levels: list[int] = Field(default=[4, 2, 1], min_length=1)
+    """Binning factors, coarse to fine, of the solves that each start from the one before: what is
+    large is found where an iteration costs a part, so that few are left at full resolution. Levels
+    on which the sample would be narrower than ten voxels are skipped; [1] has none."""
+
+    refine_iterations: int = Field(default=40, ge=0, le=5000)
+    """Most quasi-Newton steps on the rank-one manifold, the first fifth with a convex prior; they
+    end when none changes anything that matters. 0 stops after the tensor stage."""
 
     edge_preserving: float | None = Field(default=None, ge=0.0)
     """Strength of the edge-preserving prior of the rank-one stage, in units of the noise of one
@@ -266,6 +286,11 @@ class OrientationSettings(StrictModel):
     start_range: float = Field(default=0.05, gt=0.0, le=10.0)
     """Half width of the random starts per component of `√|f| a` [root of radian per voxel]; as
     published, about the size of that vector in vanadium pentoxide at 31 nm voxels."""
+
+    @model_validator(mode="after")
+    def _descending(self) -> OrientationSettings:
+        _check_levels("orientation", self.levels)
+        return self
 
 
 class DensitySettings(StrictModel):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.steps.files import load_all, read_json, write_json
-from flows.steps.problem import Problem, in_process
+from flows.steps.problem import Problem, in_process, parts_of
 from pipeline.distribute import ShardedLeastSquares
 from pipeline.errors import InputError
 from pipeline.io.hdf5 import open_hdf5
@@ -93,7 +93,7 @@ def solve_orientation(
         settings,
         seed=seed,
         problem=problem(stack, inside.shape),
-        make=lambda part: problem(part, inside.shape, near=True),
+        make=parts_of(problem, inside.shape),
         density=_known_density(density, settings, dichroic),
         progress=progress,
     )
@@ -120,7 +120,7 @@ def _weighed(
             stack,
             inside,
             noise,
-            make=lambda part: problem(part, inside.shape, near=True),
+            make=parts_of(problem, inside.shape),
             seed=seed,
             progress=progress,
         )
@@ -161,7 +161,7 @@ def solve_twin(
 ) -> None:
     """Crystal axes of a twin of the measurement that is made of the result `fields`.
 
-    Writes what `solve_orientation` writes.
+    Writes what `solve_orientation` writes, and `made_of` beside the fields: the twin's true axes.
     """
     inside = np.load(support)
     stack, noise = _weighed(load_all(stacks), inside, like, seed, problem)
@@ -176,22 +176,26 @@ def solve_twin(
         )
     solve = reconstruct_orientation if noise is None else reconstruct_weighed
     found = solve(
-        twin,
+        twin.stack,
         inside,
         settings,
         seed=seed,
-        problem=problem(twin, inside.shape),
-        make=lambda part: problem(part, inside.shape, near=True),
+        problem=problem(twin.stack, inside.shape),
+        make=parts_of(problem, inside.shape),
         density=_known_density(density, settings, dichroic),
         progress=progress,
     )
-    _save_orientation(out, found, noise)
+    _save_orientation(out, found, noise, made_of=twin.axis)
 
 
 def _save_orientation(
-    out: Path, found: OrientationResult, noise: Mapping[int, float] | None
+    out: Path,
+    found: OrientationResult,
+    noise: Mapping[int, float] | None,
+    **arrays: NDArray[np.float32],
 ) -> None:
-    arrays = {} if found.isotropic is None else {"isotropic": found.isotropic}
+    if found.isotropic is not None:
+        arrays["isotropic"] = found.isotropic
     np.savez(
         out / "fields.npz",
         tensor=found.tensor,
@@ -226,7 +230,7 @@ def solve_vector(
         inside,
         settings,
         problem=problem(stack, inside.shape, scheme=scheme),
-        make=lambda part: problem(part, inside.shape, scheme=scheme, near=True),
+        make=parts_of(problem, inside.shape, scheme),
         seed=seed,
         progress=progress,
     )

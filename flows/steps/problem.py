@@ -6,6 +6,7 @@ from typing import Protocol
 
 from flows.steps.files import Shape3
 from pipeline.distribute import InProcessLeastSquares
+from pipeline.reconstruct.smooth import MakeTerm
 from pipeline.stacks import DifferencedStack
 from pipeline.tomography.projector import Scheme
 from pipeline.tomography.solvers import LeastSquares, PixelWeights
@@ -38,3 +39,12 @@ def in_process(
 ) -> LeastSquares:
     """Data term in this process: the same bits as on a cluster."""
     return InProcessLeastSquares(stack, volume_shape, pixel_weights, scheme)
+
+
+def parts_of(problem: Problem, whole: Shape3, scheme: Scheme = "series") -> MakeTerm:
+    """Makes data terms of parts of the projections, or on coarser voxels."""
+
+    def make(stack: DifferencedStack, shape: Shape3 | None = None) -> LeastSquares:
+        return problem(stack, shape or whole, scheme=scheme, near=True)
+
+    return make

@@ -162,13 +162,12 @@ def assess_orientation(
     inside = np.load(support)
     with np.load(fields) as whole:
         mask = dichroic_mask(inside, density_file, whole["magnitude"], materials)
-        axis = whole["axis"]
     tensors = []
     for path in halves:
         with np.load(path) as half:
             tensors.append(half["tensor"])
     with np.load(twin) as known:
-        uncertainty = orientation_uncertainty(axis, known["axis"], mask)
+        uncertainty = orientation_uncertainty(known["made_of"], known["axis"], mask)
     np.savez(
         out / "assessment.npz",
         uncertainty_deg=uncertainty,

@@ -10,8 +10,7 @@ slopes, which belong to nobody yet; what it leaves of those is the shift.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +19,10 @@ from scipy import ndimage
 from pipeline.align.canvas import MARGIN, for_each
 from pipeline.align.pairs import BANDS_PX, band_pass
 from pipeline.errors import GeometryError
-from pipeline.preprocess.resample import fourier_resample
 from pipeline.progress import ProgressCallback, silent
 from pipeline.reconstruct.smooth import check_inputs
 from pipeline.stacks import Contrast, DifferencedStack
+from pipeline.tomography.binning import binned_stack, every, fewer
 from pipeline.tomography.priors import Field, GradientPrior, component_metric, inner
 from pipeline.tomography.projector import Projector, fastest_scheme
 from pipeline.tomography.solvers import conjugate_gradient, without_unmeasured
@@ -114,7 +113,7 @@ def align_pairs(
         )
     binning = binning or -(-max(differences.data.shape[1:]) // WIDEST)
     if binning > 1:
-        differences, means = (_binned_stack(stack, binning) for stack in (differences, means))
+        differences, means = (binned_stack(stack, binning) for stack in (differences, means))
         density = _binned_volume(density, binning)
         support = density > 0.0
     projector = Projector(
@@ -145,37 +144,11 @@ def align_pairs(
     return JointAlignment(shifts, field, found.residuals)
 
 
-def _binned_stack(stack: DifferencedStack, binning: int) -> DifferencedStack:
-    """Stack on pixels `binning` times as wide; valid where all was that their blur reaches."""
-    shape = _fewer(stack.data.shape[1:], binning)
-    data = without_unmeasured(stack.data, stack.valid)
-    small = fourier_resample(data, 1.0, float(binning), (shape[0], shape[1]))
-    valid = None
-    if stack.valid is not None:
-        size = (1, 2 * binning + 1, 2 * binning + 1)
-        reached = ndimage.minimum_filter(stack.valid, size)
-        valid = reached[:, *_every(reached.shape[1:], shape, binning)]
-    return replace(stack, data=small, valid=valid)
-
-
 def _binned_volume(volume: NDArray[np.float32], binning: int) -> NDArray[np.float32]:
     """Volume on voxels `binning` times as wide, zero where it was zero."""
     smooth = ndimage.gaussian_filter(volume, 0.5 * binning) * (volume > 0.0)
-    shape = _fewer(volume.shape, binning)
-    return np.ascontiguousarray(smooth[_every(volume.shape, shape, binning)])
-
-
-def _fewer(shape: Sequence[int], step: int) -> tuple[int, ...]:
-    """Numbers of every `step`-th element counted from the centre `n // 2`, which stays."""
-    return tuple(n // 2 // step + (n - 1 - n // 2) // step + 1 for n in shape)
-
-
-def _every(old: Sequence[int], new: Sequence[int], step: int) -> tuple[slice, ...]:
-    """Every `step`-th element such that the centre `n // 2` of the old is that of the new."""
-    starts = [n // 2 - step * (m // 2) for n, m in zip(old, new, strict=True)]
-    return tuple(
-        slice(start, start + step * (m - 1) + 1, step) for start, m in zip(starts, new, strict=True)
-    )
+    shape = fewer(volume.shape, binning)
+    return np.ascontiguousarray(smooth[every(volume.shape, shape, binning)])
 
 
 class SlopesLeftOut:

@@ -53,6 +53,7 @@ from pipeline.tomography.solvers import (
     conjugate_gradient,
     without_unmeasured,
 )
+from pipeline.tomography.stiff import FIRST_CURVATURE, StiffRankOne
 from pipeline.tomography.strength import HELD_OUT, held_out_strength
 from schemas.recipe import OrientationSettings
 
@@ -341,7 +342,7 @@ def solve_jointly(
                 isotropic,
                 prior,
                 sign=sign,
-                stiffness=diagonals[1] / diagonals[0],
+                diagonals=diagonals,
                 iterations=steps,
                 progress=progress,
             )
@@ -441,7 +442,7 @@ def refine_jointly(
     prior: EdgePreservingPrior,
     *,
     sign: int,
-    stiffness: float,
+    diagonals: tuple[float, float],
     iterations: int,
     progress: ProgressCallback = silent,
 ) -> tuple[Packed, NDArray[np.float32], list[float], str]:
@@ -454,7 +455,7 @@ def refine_jointly(
     isotropic : (n,) float32 start of `g`.
     prior : penalty on the tensor.
     sign : `s`, +1 or −1.
-    stiffness : diagonal of `AᵀA` of the isotropic part over that of the tensor.
+    diagonals : mean diagonal of `AᵀA` of the tensor, and of the isotropic part.
     iterations : quasi-Newton steps.
     progress : reports every step.
 
@@ -471,12 +472,15 @@ def refine_jointly(
     # Every unknown is of order one and as stiff as the others, whatever the units of the data; the
     # isotropic part is known well already and counted from there.
     unit = np.float32(np.sqrt(np.mean(np.square(vectors, dtype=np.float64)) * 3.0) or 1.0)
-    step = np.float32(2.0 * float(unit) ** 2 / np.sqrt(stiffness))
+    step = np.float32(2.0 * float(unit) ** 2 / np.sqrt(diagonals[1] / diagonals[0]))
     objective = joint_objective(problem, isotropic, prior, sign, unit, step, curve)
     found = quasi_newton(
         objective,
         np.concatenate([vectors / unit, np.zeros_like(isotropic)[None]]),
         iterations=iterations,
+        preconditioner=StiffRankOne(
+            prior, float(unit), 1.0 / problem.data_norm2, FIRST_CURVATURE * diagonals[0]
+        ),
         stage="orientation: rank one",
         progress=curve,
     )

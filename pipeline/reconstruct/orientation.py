@@ -51,7 +51,9 @@ from pipeline.tomography.solvers import (
     LeastSquares,
     LocalLeastSquares,
     conjugate_gradient,
+    settled_fall,
 )
+from pipeline.tomography.stiff import FIRST_CURVATURE, StiffRankOne
 from schemas.recipe import OrientationSettings
 
 
@@ -165,6 +167,7 @@ def reconstruct_orientation(
         seed=seed,
         stage="orientation",
         order=settings.prior_order,
+        levels=settings.levels,
         make=make,
         progress=progress,
     )
@@ -187,7 +190,14 @@ def reconstruct_orientation(
                 refined = _refine_tied(problem, vectors, density, prior, sign, steps, progress)
             else:
                 refined = refine_rank_one(
-                    problem, vectors, prior, sign=sign, iterations=steps, progress=progress
+                    problem,
+                    vectors,
+                    prior,
+                    sign=sign,
+                    iterations=steps,
+                    diagonal=smooth.diagonal,
+                    settled=settled_fall(smooth.noise, vectors.size),
+                    progress=progress,
                 )
             vectors, stopped = refined.vectors, refined.stopped
             residuals = residuals + refined.residuals
@@ -308,6 +318,8 @@ def refine_rank_one(
     *,
     sign: int,
     iterations: int,
+    diagonal: float,
+    settled: float = 0.0,
     progress: ProgressCallback = silent,
 ) -> Refined:
     """Minimise `1/2 ‖A(s v vᵀ) − b‖²` and an edge-preserving prior on `v vᵀ` over `v`.
@@ -318,7 +330,9 @@ def refine_rank_one(
     vectors : (3, n) float32 start in the voxels of the prior's support.
     prior : penalty on the tensor.
     sign : `s`, +1 or −1.
-    iterations : quasi-Newton steps.
+    iterations : most quasi-Newton steps.
+    diagonal : mean diagonal of `AᵀA` [data² / field²].
+    settled : steps end when they lower the objective by less than this [data²].
     progress : reports every step.
 
     Raises
@@ -333,6 +347,10 @@ def refine_rank_one(
         rank_one_objective(problem, prior, sign, unit, curve),
         vectors / unit,
         iterations=iterations,
+        settled=settled / problem.data_norm2,
+        preconditioner=StiffRankOne(
+            prior, float(unit), 1.0 / problem.data_norm2, FIRST_CURVATURE * diagonal
+        ),
         stage="orientation: rank one",
         progress=curve,
     )

@@ -6,15 +6,16 @@ voxel, and the noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.progress import ProgressCallback, silent
 from pipeline.stacks import Contrast, DifferencedStack
+from pipeline.tomography.binning import binned_stack, binned_support, finer_field
 from pipeline.tomography.priors import (
     EdgePreservingPrior,
     Field,
@@ -23,13 +24,37 @@ from pipeline.tomography.priors import (
     QuadraticPrior,
     component_metric,
 )
-from pipeline.tomography.projector import Projector
-from pipeline.tomography.solvers import LeastSquares, Solution, conjugate_gradient
-from pipeline.tomography.strength import held_out_strength, mean_diagonal
+from pipeline.tomography.projector import Projector, fastest_scheme
+from pipeline.tomography.solvers import (
+    LeastSquares,
+    LocalLeastSquares,
+    Solution,
+    conjugate_gradient,
+)
+from pipeline.tomography.strength import (
+    FIRST,
+    held_out_strength,
+    mean_diagonal,
+)
 from pipeline.tomography.surface import CurvaturePrior, SurfacePrior
 
-MakeTerm = Callable[[DifferencedStack], LeastSquares]
-"""Makes the data term of a stack, in this process or on a cluster."""
+Shape3 = tuple[int, int, int]
+
+
+class MakeTerm(Protocol):
+    """Makes the data term of a stack, in this process or on a cluster."""
+
+    def __call__(self, stack: DifferencedStack, shape: Shape3 | None = None) -> LeastSquares:
+        """Data term for a volume (z, y, x), that of the reconstruction when absent."""
+        ...
+
+
+NARROWEST = 10
+"""Voxels across the narrowest side of the support on a coarse level: fewer tell nothing of what is
+inside."""
+
+COARSE_ITERATIONS = 60
+"""Most iterations on a coarse level, where they cost an eighth and less."""
 
 EDGE_STRENGTH = 1.5
 """Default strength of the edge-preserving prior in units of the noise of one voxel's gradient,
@@ -45,7 +70,7 @@ KNEE_STRENGTH = 2.5
 to be weak for the sake of the jumps. Three pillars of other grains, noise and angles, and one whose
 axes turn steadily, all prefer 2 to 4 to the 1.5 of the convex one."""
 
-CONVEX_PART = 1.0 / 3.0
+CONVEX_PART = 0.2
 """Part of the rank-one steps that use the convex prior, at `EDGE_STRENGTH` where the other has
 `KNEE_STRENGTH`: the other has many minima, and is to start near the best of them."""
 
@@ -124,6 +149,7 @@ def smooth_solution(
     stage: str,
     order: Literal[1, 2] = 1,
     surface: float = 0.0,
+    levels: Sequence[int] = (1,),
     make: MakeTerm | None = None,
     progress: ProgressCallback = silent,
 ) -> Smooth:
@@ -139,6 +165,7 @@ def smooth_solution(
     smoothness : `λ` relative to the mean diagonal of `AᵀA`; None asks the data.
     iterations : most conjugate-gradient iterations.
     seed : of random probes.
+    levels : binnings, coarse to fine, each of which starts from the one before.
     make : makes the data term of held-in projections where it is computed elsewhere.
     stage, progress : where and under which name to report.
     """
@@ -151,8 +178,14 @@ def smooth_solution(
         made: list[QuadraticPrior] = [kind(strength, support, metric)]
         return made if at_surface is None else [*made, at_surface]
 
-    start: Field | None = None
     noise = stack.noise
+
+    def begin(part: DifferencedStack) -> Field | None:
+        return coarse_start(
+            part, support, smoothness, levels, order, make=make, stage=stage, progress=progress
+        )
+
+    start = None if smoothness is None else begin(stack)
     if smoothness is None:
         chosen = held_out_strength(
             projector,
@@ -161,6 +194,7 @@ def smooth_solution(
             metric=metric,
             pixel_weights=stack.valid,
             prior=GradientPrior if order == 1 else CurvaturePrior,
+            start=lambda chosen: begin(stack.subset(chosen)),
             seed=seed,
             part=None if make is None else lambda chosen: make(stack.subset(chosen)),
             stage=f"{stage}: prior strength",
@@ -180,3 +214,84 @@ def smooth_solution(
     if noise <= 0.0:
         noise = float(np.sqrt(problem.residual_gradient(solution.field)[1] / problem.n_data))
     return Smooth(solution, smoothness, diagonal, noise, at_surface)
+
+
+def coarse_start(
+    stack: DifferencedStack,
+    support: Mask,
+    smoothness: float | None,
+    levels: Sequence[int],
+    order: Literal[1, 2] = 1,
+    *,
+    make: MakeTerm | None = None,
+    stage: str = "coarse",
+    progress: ProgressCallback = silent,
+) -> Field | None:
+    """Field to start from: solved on wider voxels, level after level.
+
+    Parameters
+    ----------
+    stack, support : as they are at full resolution.
+    smoothness : relative strength of the prior there; that of a search's start when absent.
+    levels : binnings, coarse to fine; those in which too little of the sample is left are skipped.
+    order : of the prior.
+    make, stage, progress : as in `smooth_solution`.
+
+    Returns
+    -------
+    (c, z, y, x) float32 at full resolution, None without a coarse level.
+
+    Notes
+    -----
+    A prior that asks for the same field on voxels `b` times as wide is weaker by `b³`, on the
+    curvature by `b⁵`: a voxel's value is `b` times as large, its derivatives by `b` more for each
+    order, there are `b³` times fewer voxels, and pixels fewer by `b²`.
+    """
+    narrowest = min(
+        int(np.ptp(np.flatnonzero(support.any(axis=other)))) + 1
+        for other in ((1, 2), (0, 2), (0, 1))
+    )
+    found: Field | None = None
+    inside, width = support, 1
+    for binning in levels:
+        if binning == 1 or narrowest < NARROWEST * binning:
+            continue
+        fewer, smaller = binned_stack(stack, binning), binned_support(support, binning)
+        if found is not None:
+            found = finer_field(found, inside, smaller, width / binning)
+        inside, width = smaller, binning
+        problem = local_term(fewer, inside) if make is None else make(fewer, _shape(inside))
+        metric = component_metric(problem.field_shape[0])
+        diagonal = mean_diagonal(problem, inside, metric)
+        strength = (FIRST if smoothness is None else smoothness) / binning ** (1 + 2 * order)
+        kind = GradientPrior if order == 1 else CurvaturePrior
+        found = conjugate_gradient(
+            problem,
+            support=inside,
+            priors=[kind(strength * diagonal, inside, metric)],
+            metric=metric,
+            x0=found,
+            iterations=COARSE_ITERATIONS,
+            stage=f"{stage}: voxels of {binning}",
+            progress=progress,
+        ).field
+    return None if found is None else finer_field(found, inside, support, width)
+
+
+def _shape(support: Mask) -> Shape3:
+    z, y, x = support.shape
+    return z, y, x
+
+
+def local_term(stack: DifferencedStack, support: Mask) -> LocalLeastSquares:
+    """Data term of a stack in this process."""
+    projector = Projector(
+        support.shape,
+        stack.data.shape[1:],
+        stack.rotations,
+        stack.weights,
+        fastest_scheme(stack.rotations),
+        support=support,
+        point_spread_px=stack.point_spread_px,
+    )
+    return LocalLeastSquares(projector, stack.data, stack.valid)

@@ -139,6 +139,7 @@ def reconstruct_vector(
         stage="vector",
         order=settings.prior_order,
         surface=settings.surface,
+        levels=settings.levels,
         make=make,
         progress=progress,
     )

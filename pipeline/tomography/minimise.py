@@ -15,12 +15,18 @@ from numpy.typing import NDArray
 from pipeline.errors import ConvergenceError
 from pipeline.progress import Progress, ProgressCallback, silent
 from pipeline.tomography.priors import inner
-from pipeline.tomography.solvers import finite, plateau
+from pipeline.tomography.solvers import PLATEAU_WINDOW, finite, plateau
 
 ARMIJO = 1e-4
 """Share of the predicted fall that a line search asks for (Nocedal and Wright's value)."""
 
 Objective = Callable[[NDArray[np.float32]], tuple[float, NDArray[np.float32]]]
+
+Preconditioner = Callable[
+    [NDArray[np.float32], float | None],
+    Callable[[NDArray[np.float32]], NDArray[np.float32]],
+]
+"""Makes an approximate inverse Hessian at a point, told how much of the last step was taken."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ class Minimum:
     x : array of the start's shape, float32.
     values : objective after each iteration.
     iterations : number of iterations done.
-    stopped : `converged`, `plateau`, `line search` or `iterations`.
+    stopped : `converged`, `settled`, `plateau`, `line search` or `iterations`.
     """
 
     x: NDArray[np.float32]
@@ -66,7 +72,9 @@ def quasi_newton(
     iterations: int = 40,
     memory: int = 5,
     tolerance: float = 1e-3,
+    settled: float = 0.0,
     first_step: float = 0.05,
+    preconditioner: Preconditioner | None = None,
     stage: str = "quasi-Newton",
     progress: ProgressCallback = silent,
 ) -> Minimum:
@@ -79,7 +87,12 @@ def quasi_newton(
     iterations : most iterations.
     memory : pairs of steps and gradient changes kept; each costs two arrays.
     tolerance : converged when the gradient norm has fallen to this fraction of the first one.
-    first_step : length of the first trial step as a fraction of the norm of `x0`.
+    settled : iterations end when `PLATEAU_WINDOW` of them lower the objective by less than this
+        each, on average.
+    first_step : length of the first trial step as a fraction of the norm of `x0`, without a
+        preconditioner, which knows how far to go.
+    preconditioner : approximate inverse Hessian that L-BFGS starts from at every point, in place
+        of one number.
     stage, progress : where and under which name to report; the residual reported is the
         objective relative to the one at the start.
 
@@ -101,11 +114,16 @@ def quasi_newton(
     pairs: deque[tuple[NDArray[np.float32], NDArray[np.float32], float]] = deque(maxlen=memory)
     values: list[float] = []
     stopped = "converged" if norm0 == 0.0 else "iterations"
+    share: float | None = None
     while stopped == "iterations" and len(values) < iterations:
-        direction = _two_loop(gradient, pairs)
+        inverse = None
+        if preconditioner is not None:
+            inverse = preconditioner(x, share)
+        direction = _two_loop(gradient, pairs, inverse)
+        del inverse
         slope = inner(gradient, direction)
         trial = 1.0
-        if not pairs:
+        if not pairs and preconditioner is None:
             length = np.sqrt(inner(x, x)) or 1.0
             trial = first_step * length / np.sqrt(inner(gradient, gradient))
         found = _backtrack(objective, x, value, direction, slope, trial)
@@ -115,30 +133,42 @@ def quasi_newton(
                 continue
             stopped = "line search"
             break
-        moved, value, fresh = found
+        moved, value, fresh, share = found
         _remember(pairs, moved - x, fresh - gradient)
         x, gradient = moved, fresh
         values.append(value)
         progress(Progress(stage, len(values), iterations, value / start if start else 0.0))
         if np.sqrt(inner(gradient, gradient)) <= tolerance * norm0:
             stopped = "converged"
+        elif _fall(values) < settled:
+            stopped = "settled"
         elif plateau(values):
             stopped = "plateau"
     return Minimum(x, values, len(values), stopped)
 
 
+def _fall(values: Sequence[float]) -> float:
+    """Mean fall of an iteration over the last `PLATEAU_WINDOW`; infinite before."""
+    if len(values) <= PLATEAU_WINDOW:
+        return float("inf")
+    return (values[-1 - PLATEAU_WINDOW] - values[-1]) / PLATEAU_WINDOW
+
+
 def _two_loop(
     gradient: NDArray[np.float32],
     pairs: Sequence[tuple[NDArray[np.float32], NDArray[np.float32], float]],
+    inverse: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
 ) -> NDArray[np.float32]:
-    """Quasi-Newton direction `−H g` by the two-loop recursion."""
+    """Quasi-Newton direction `−H g` by the two-loop recursion, from `inverse` or one number."""
     direction = -gradient
     factors = []
     for step, change, curvature in reversed(pairs):
         factor = inner(step, direction) / curvature
         direction -= np.float32(factor) * change
         factors.append(factor)
-    if pairs:
+    if inverse is not None:
+        direction = inverse(direction)
+    elif pairs:
         _, change, curvature = pairs[-1]
         direction *= np.float32(curvature / inner(change, change))
     for (step, change, curvature), factor in zip(pairs, reversed(factors), strict=True):
@@ -163,8 +193,9 @@ def _backtrack(
     direction: NDArray[np.float32],
     slope: float,
     step: float,
-) -> tuple[NDArray[np.float32], float, NDArray[np.float32]] | None:
-    """First point along `direction` that lowers the objective enough; None if there is none."""
+) -> tuple[NDArray[np.float32], float, NDArray[np.float32], float] | None:
+    """First point along `direction` that lowers the objective enough, its value and gradient, and
+    how far along it is; None if there is none."""
     if slope >= 0.0:
         return None
     trial = value
@@ -172,7 +203,7 @@ def _backtrack(
         moved = x + np.float32(step) * direction
         trial, gradient = objective(moved)
         if np.isfinite(trial) and trial <= value + ARMIJO * step * slope:
-            return moved, trial, gradient
+            return moved, trial, gradient, step
         # Minimum of the parabola through both values and the slope, kept within [0.1, 0.5].
         bend = trial - value - step * slope
         best = -0.5 * slope * step * step / bend if np.isfinite(bend) and bend > 0.0 else 0.0

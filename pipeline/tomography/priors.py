@@ -216,14 +216,22 @@ class EdgePreservingPrior:
 
     def value_gradient(self, field: Field) -> tuple[float, Field]:
         """Penalty and gradient."""
+        weights, total = self._weights(field)
+        out = np.empty_like(field)
+        factor = self.strength / self.scale
+        _weighted_laplacian(field, self.support, factor * self.metric, weights, out)
+        return factor * total, out
+
+    def weights(self, field: Field) -> Field:
+        """Slope of the penalty over that of the quadratic one, (z, y, x) float32 in 0..1."""
+        return self._weights(field)[0]
+
+    def _weights(self, field: Field) -> tuple[Field, float]:
         weights = np.empty(field.shape[1:], dtype=np.float32)
         planes = np.empty(field.shape[1], dtype=np.float64)
         per_knee = 1.0 / self.knee if self.knee > 0.0 else 0.0
         _huber_weights(field, self.support, self.metric, self.scale, per_knee, weights, planes)
-        out = np.empty_like(field)
-        factor = self.strength / self.scale
-        _weighted_laplacian(field, self.support, factor * self.metric, weights, out)
-        return factor * float(planes.sum()), out
+        return weights, float(planes.sum())
 
 
 @dataclass(frozen=True)

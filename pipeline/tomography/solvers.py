@@ -33,6 +33,12 @@ PLATEAU_CHANGE = 1e-5
 """Relative fall of the residual over the window that counts as standing still."""
 
 
+SETTLED = 0.02
+"""Iterations end when one moves the unknowns by less than this in units of their statistical error,
+rms: what it lowers the objective by is half the square of that, for every unknown, in units of the
+noise. What remains is several such steps, small against the noise."""
+
+
 class LeastSquares(Protocol):
     """The data term `1/2 ‖A x − b‖²_W` of a reconstruction.
 
@@ -65,6 +71,11 @@ class LeastSquares(Protocol):
     def normal(self, field: Field) -> Field:
         """`A^T W A x`, (c, z, y, x) float32."""
         ...
+
+
+def settled_fall(noise: float, unknowns: float) -> float:
+    """Fall of an objective [data²] by which an iteration changes nothing that matters."""
+    return 0.5 * SETTLED**2 * noise**2 * unknowns
 
 
 def without_unmeasured(
@@ -151,7 +162,7 @@ class Solution:
     field : (c, z, y, x) float32, zero outside the support.
     residuals : relative residual `‖A x − b‖ / ‖b‖` after each iteration.
     iterations : number of iterations done.
-    stopped : `discrepancy`, `converged`, `plateau`, `iterations`, or `zero data`.
+    stopped : `discrepancy`, `converged`, `settled`, `plateau`, `iterations`, or `zero data`.
     """
 
     field: Field
@@ -222,6 +233,7 @@ def conjugate_gradient(
     x0: Field | None = None,
     iterations: int = 30,
     tolerance: float = 1e-3,
+    settled: float = 0.0,
     noise: float = 0.0,
     stage: str = "conjugate gradients",
     progress: ProgressCallback = silent,
@@ -240,6 +252,7 @@ def conjugate_gradient(
     iterations : most iterations.
     tolerance : the solver has converged when the gradient has fallen to this fraction of the one
         at the zero field.
+    settled : iterations end as soon as one lowers the objective by less than this [data²].
     noise : rms per pixel in the units of `b`; where positive and without priors, iterations end as
         soon as the residual is no larger than the noise (discrepancy principle).
     stage, progress : where and under which name to report.
@@ -301,6 +314,8 @@ def conjugate_gradient(
         rho, previous = inner(residual, inverse * residual), rho
         if rho <= tolerance**2 * reference:
             stopped = "converged"
+        elif 0.5 * step * previous < settled:
+            stopped = "settled"
         elif not priors:
             # With a prior the residual may rise on the way to the minimum of the sum.
             stopped = monitor.stop(residual2)

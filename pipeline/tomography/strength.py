@@ -23,6 +23,7 @@ from pipeline.tomography.solvers import (
     LocalLeastSquares,
     PixelWeights,
     conjugate_gradient,
+    settled_fall,
     without_unmeasured,
 )
 
@@ -42,8 +43,17 @@ MOST_STEPS = 9
 """Steps to either side before the search gives up on a minimum inside its range."""
 
 
+SEARCHED = 240
+"""Projections on which strengths are compared, where there are many more: the best strength,
+relative to what the data say of a voxel, hardly depends on their number."""
+
 PriorOfStrength = Callable[[float, Mask, NDArray[np.float64]], QuadraticPrior]
 """Prior of a strength [data² / field²], on a support, with a metric of the components."""
+
+StartOf = Callable[[NDArray[np.intp]], Field | None]
+"""Field to start from when only these projections are fitted, None for zero."""
+
+_Fit = Callable[[float, Field | None], tuple[float, Field]]
 
 
 @dataclass(frozen=True)
@@ -98,6 +108,7 @@ def held_out_strength(
     pixel_weights: PixelWeights | None = None,
     prior: PriorOfStrength = GradientPrior,
     iterations: int = 25,
+    start: StartOf | None = None,
     seed: int = 0,
     part: Callable[[NDArray[np.intp]], LeastSquares] | None = None,
     stage: str = "prior strength",
@@ -114,6 +125,8 @@ def held_out_strength(
         fitted nor predicted.
     prior : makes the prior of a strength.
     iterations : most conjugate-gradient iterations per strength, each from the best field so far.
+    start : where a fit of some projections, by their indices, starts from, (c, z, y, x) float32;
+        it must not have seen others. Zero when absent.
     seed : of the probe of the diagonal.
     part : data term of the projections that are not held out, by their indices, where it is
         computed elsewhere (a cluster).
@@ -133,62 +146,119 @@ def held_out_strength(
     -----
     Cross-validation over whole projections, not pixels: noise is often correlated between the
     pixels of a projection, and a model that has learnt it would not be found out.
+
+    Strengths are compared on at most `SEARCHED` projections or so, every k-th of all. The best one
+    is then used on all of them once, which is what noise and field are from.
     """
     if len(data) < 3:
         raise InputError(f"expected at least 3 projections to hold some out, found {len(data)}")
-    held = np.arange(len(data)) % HELD_OUT == min(HELD_OUT, len(data)) // 2
-    weights = None if pixel_weights is None else pixel_weights[~held]
-    fitted = np.flatnonzero(~held)
-    rest: LeastSquares
-    if part is None:
-        rest = LocalLeastSquares(projector.subset(fitted), data[~held], weights)
-    else:
-        rest = part(fitted)
-    if rest.data_norm2 <= 0.0:
-        raise InputError("the projections are all zero: there is nothing to reconstruct")
-    checked = projector.subset(np.flatnonzero(held))
-    unseen = None if pixel_weights is None else pixel_weights[held]
-    target = without_unmeasured(data[held], unseen)
-    count = target.size if unseen is None else float(unseen.sum(dtype=np.float64))
-    if not count:
-        raise InputError("nothing was measured in the projections that are held out")
-    diagonal = mean_diagonal(rest, support, metric, seed)
-    errors: dict[int, float] = {}
-    fields: dict[int, Field] = {}
+    trial = _Trial(projector, data, support, metric, pixel_weights, prior, iterations, seed, part)
+    fitted, held = held_out_split(len(data))
+    every = max(1, len(data) // SEARCHED)
+    begin = None if start is None else start(fitted[::every])
+    found = trial.search(fitted[::every], held[::every], begin, stage, progress)
+    if every == 1:
+        return found
+    begin = found.field if start is None else start(fitted)
+    fit = trial.fit(fitted, held, found.noise)
+    noise, field = fit(found.smoothness, begin)
+    progress(Progress(stage, len(found.tried) + 1, MOST_STEPS, noise))
+    return HeldOut(found.smoothness, noise, field, found.tried)
 
-    def miss(exponent: int, start: Field | None) -> float:
-        strength = FIRST * FACTOR**exponent
-        found = conjugate_gradient(
-            rest,
-            support=support,
-            priors=[prior(strength * diagonal, support, metric)],
-            metric=metric,
-            x0=start,
-            iterations=iterations,
-            tolerance=TOLERANCE,
-        )
-        residual = checked.forward(found.field) - target
-        weighted = residual if unseen is None else residual * unseen
-        errors[exponent] = float(np.sqrt(inner(residual, weighted) / count))
-        if not fields or errors[exponent] < errors[next(iter(fields))]:
-            fields.clear()
-            fields[exponent] = found.field
-        progress(Progress(stage, len(errors), MOST_STEPS, errors[exponent]))
-        return errors[exponent]
 
-    miss(0, None)
-    for direction in (1, -1):
-        for step in range(1, MOST_STEPS):
-            before = errors[direction * (step - 1)]
-            if miss(direction * step, next(iter(fields.values()))) >= before:
+def held_out_split(n: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Indices of the projections that are fitted, and of those that are held out."""
+    held = np.arange(n) % HELD_OUT == min(HELD_OUT, n) // 2
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What strengths are tried on; attributes as the parameters of `held_out_strength`."""
+
+    projector: Projector
+    data: NDArray[np.float32]
+    support: Mask
+    metric: NDArray[np.float64]
+    pixel_weights: PixelWeights | None
+    prior: PriorOfStrength
+    iterations: int
+    seed: int
+    part: Callable[[NDArray[np.intp]], LeastSquares] | None
+
+    def fit(self, fitted: NDArray[np.intp], held: NDArray[np.intp], noise: float = 0.0) -> _Fit:
+        """Fit of some projections as a function of strength and start, as far as noise allows.
+
+        It returns the rms by which those that were held out are missed, and the field.
+        """
+        weights = self.pixel_weights
+        rest: LeastSquares
+        if self.part is None:
+            seen = None if weights is None else weights[fitted]
+            rest = LocalLeastSquares(self.projector.subset(fitted), self.data[fitted], seen)
+        else:
+            rest = self.part(fitted)
+        if rest.data_norm2 <= 0.0:
+            raise InputError("the projections are all zero: there is nothing to reconstruct")
+        checked = self.projector.subset(held)
+        unseen = None if weights is None else weights[held]
+        target = without_unmeasured(self.data[held], unseen)
+        count = target.size if unseen is None else float(unseen.sum(dtype=np.float64))
+        if not count:
+            raise InputError("nothing was measured in the projections that are held out")
+        diagonal = mean_diagonal(rest, self.support, self.metric, self.seed)
+        unknowns = float(self.metric.sum()) * int(np.count_nonzero(self.support))
+
+        def miss(strength: float, start: Field | None) -> tuple[float, Field]:
+            found = conjugate_gradient(
+                rest,
+                support=self.support,
+                priors=[self.prior(strength * diagonal, self.support, self.metric)],
+                metric=self.metric,
+                x0=start,
+                iterations=self.iterations,
+                tolerance=TOLERANCE,
+                settled=settled_fall(noise, unknowns),
+            )
+            residual = checked.forward(found.field) - target
+            weighted = residual if unseen is None else residual * unseen
+            return float(np.sqrt(inner(residual, weighted) / count)), found.field
+
+        return miss
+
+    def search(
+        self,
+        fitted: NDArray[np.intp],
+        held: NDArray[np.intp],
+        start: Field | None,
+        stage: str,
+        progress: ProgressCallback,
+    ) -> HeldOut:
+        """Steps to either side of `FIRST` until the held-out projections are missed by more."""
+        fit = self.fit(fitted, held)
+        errors: dict[int, float] = {}
+        fields: dict[int, Field] = {}
+
+        def miss(exponent: int, near: Field | None) -> float:
+            errors[exponent], field = fit(FIRST * FACTOR**exponent, near)
+            if not fields or errors[exponent] < errors[next(iter(fields))]:
+                fields.clear()
+                fields[exponent] = field
+            progress(Progress(stage, len(errors), MOST_STEPS, errors[exponent]))
+            return errors[exponent]
+
+        miss(0, start)
+        for direction in (1, -1):
+            for step in range(1, MOST_STEPS):
+                before = errors[direction * (step - 1)]
+                if miss(direction * step, next(iter(fields.values()))) >= before:
+                    break
+            if step > 1:
                 break
-        if step > 1:
-            break
-    best = next(iter(fields))
-    tried = [(FIRST * FACTOR**exponent, errors[exponent]) for exponent in sorted(errors)]
-    return HeldOut(
-        FIRST * FACTOR ** (best + _vertex(errors, best)), errors[best], fields[best], tried
-    )
+        best = next(iter(fields))
+        tried = [(FIRST * FACTOR**exponent, errors[exponent]) for exponent in sorted(errors)]
+        smoothness = FIRST * FACTOR ** (best + _vertex(errors, best))
+        return HeldOut(smoothness, errors[best], fields[best], tried)
 
 
 def _vertex(errors: dict[int, float], best: int) -> float:

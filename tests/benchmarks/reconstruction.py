@@ -5,14 +5,13 @@
 Rows: `metalattice` (the published RESIRE-V simulation), `film` (the measured Ta film, against the
 published RESIRE volume), `orientation` (a pillar in four mountings with true geometry and without
 inverse crime; another pillar; the published random starts), `angles` (rotations that are off) and
-`scale` (one product of the full-size problem, and what a whole run costs). Published data are read
+`scale` (what a run of the published size takes: `reconstruction_scale.py`). Published data are read
 from ../shared/data; their rows are left out where it is absent, and at the size `tiny`.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -28,17 +27,15 @@ from reconstruction_cases import (
     oriented,
     pillar_of,
 )
+from reconstruction_scale import RANK_ONE, TENSOR, counted, full_size
 from table import Row, Table
 
 from pipeline.align.angles import refine_angles
 from pipeline.align.turns import misorientation_rms_deg
-from pipeline.distribute_shards import SHARD_PROJECTIONS, InProcessLeastSquares
 from pipeline.reconstruct.orientation import reconstruct_orientation
 from pipeline.reconstruct.scalar import reconstruct_scalar
 from pipeline.reconstruct.vector import reconstruct_vector
 from pipeline.stacks import DifferencedStack
-from pipeline.tomography.contrast import linear_difference_weights
-from pipeline.tomography.geometry import series_rotations
 from pipeline.tomography.projector import Projector
 from schemas.recipe import AngleSettings, OrientationSettings, ScalarSettings, VectorSettings
 
@@ -181,55 +178,31 @@ def angle_rows(size: str) -> list[Row]:
     return rows
 
 
-PAPER = ((330, 540, 330), (650, 760), 280)
-"""Volume (z, y, x), frame (ny, nx) and projections of each of the four mountings, as published."""
-
-PRODUCTS = 200
-"""Products with AᵀA of a default run at most: five strengths of the prior, each tried with 25
-iterations on five sixths of the data, 30 iterations of the tensor stage, and 1.1 evaluations for
-each of 60 rank-one steps."""
-
-
 def scale_rows(size: str) -> list[Row]:
-    """One shard's product at full size; a run has twelve shards and `PRODUCTS` of them."""
-    divide = {"tiny": 12, "demo": 3}.get(size, 1)
-    shape = tuple(n // divide for n in PAPER[0])
-    frame = tuple(n // divide for n in PAPER[1])
-    count = min(SHARD_PROJECTIONS, PAPER[2] // divide)
-    rotations = series_rotations(np.linspace(0.0, 180.0, count, endpoint=False), 30.0, 90.0)
-    rng = np.random.default_rng(0)
-    stack = DifferencedStack(
-        rng.standard_normal((count, *frame), dtype=np.float32),
-        rotations,
-        linear_difference_weights(rotations, 0.64),
-        "linear",
-        3e-8,
-        0.0,
-        point_spread_px=0.4,
+    """Time and memory at full size, from products that are counted and steps that are timed."""
+    kind = "demo" if size == "paper" else size
+    case = oriented(pillar_of(kind), 1)
+    found, full = counted(case), full_size({"tiny": 12, "demo": 3}.get(size, 1))
+    products = found.at(full.projections, len(case.stack.data))
+    steps = found.steps[TENSOR] * full.tensor + found.steps[RANK_ONE] * full.rank_one
+    minutes = (products * full.product + steps) / 60.0
+    memory = (full.peak + full.missing) / 2**30
+    paper = size == "paper"
+    name = (
+        f"{full.projections} differences of {full.frame[1]}x{full.frame[0]}, "
+        f"{'x'.join(map(str, full.shape))} voxels"
     )
-    problem = InProcessLeastSquares(stack, (shape[0], shape[1], shape[2]))
-    field = np.zeros(problem.field_shape, np.float32)
-    field[:, 1:-1, 1:-1, 1:-1] = 1e-3
-    if size != "paper":
-        problem.normal(field)  # Compiled; at full size that is a small part.
-    started = time.perf_counter()
-    problem.residual_gradient(field)
-    seconds = time.perf_counter() - started
-    total = 4 * (PAPER[2] // divide)
-    product = seconds * total / count
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    # Besides the shard at work: six fields of conjugate gradients and all the data.
-    held = 4.0 * (6 * 6 * np.prod(shape) + total * np.prod(frame)) / 2**30
-    name = f"{total} differences of {frame[1]}x{frame[0]}, {'x'.join(map(str, shape))} voxels"
-    full = size == "paper"
+    by_stage = ", ".join(f"{stage} {value:.0f}" for stage, value in found.products.items())
     return [
-        Row(f"{name}: one product", product, unit="s",
-            detail=f"{count} projections in {seconds:.1f} s"),
-        Row("the same, whole run of default settings", product * PRODUCTS / 60.0,
-            60.0 if full else None, 20.0 if full else None, "min",
-            f"{PRODUCTS} products, extrapolated"),
-        Row("the same, memory", held + peak, 20.0 if full else None, 20.0 if full else None,
-            "GiB", f"peak of one shard {peak:.1f}, computed for data and fields {held:.1f}"),
+        Row(f"{name}: one product", full.product, unit="s"),
+        Row("the same, a tensor step beside its product", full.tensor, unit="s"),
+        Row("the same, a rank-one step beside its product", full.rank_one, unit="s"),
+        Row("the same, whole run of default settings", minutes, 60.0 if paper else None,
+            20.0 if paper else None, "min",
+            f"{products:.0f} products, counted on the {kind} pillar: {by_stage}"),
+        Row("the same, memory", memory, 20.0 if paper else None, 20.0 if paper else None, "GiB",
+            f"peak with one shard {full.peak / 2**30:.1f}, computed for the rest "
+            f"{full.missing / 2**30:.1f}"),
     ]  # fmt: skip
 
 

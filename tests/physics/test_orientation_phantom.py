@@ -207,25 +207,23 @@ def test_refinement_beats_the_tensor(pillar, reconstructed):
     assert np.median(after) < 0.6 * np.median(before)
 
 
-def test_stated_uncertainty_follows_the_error_over_its_range(pillar, reconstructed):
-    """Reliability curve: voxels sorted by what they state, in equal parts.
+@pytest.mark.parametrize(("grains", "snr"), [(8, 9.0), (8, 30.0)])
+def test_stated_uncertainty_is_the_error_over_its_range(grains, snr):
+    """Reliability curve: voxels sorted by what they state, in equal parts; within 25 %.
 
-    A twin is made of the result, whose boundaries already are as voxels and prior leave them, so
-    that it states too little: by 31 to 44 % here, much the same from end to end.
+    A twin of the plain result, whose edges suit the voxels, states 27 % too little in both.
     """
+    pillar = make_pillar(24, n_grains=grains, snr=snr)
+    found = reconstruct_orientation(pillar.stack, pillar.support, OrientationSettings())
     twin = twin_of_orientation(
-        pillar.stack,
-        reconstructed.axis,
-        reconstructed.magnitude,
-        reconstructed.sign,
-        np.random.default_rng(1),
+        pillar.stack, found.axis, found.magnitude, found.sign, np.random.default_rng(1)
     )
-    again = reconstruct_orientation(twin, pillar.support, OrientationSettings())
-    stated = orientation_uncertainty(reconstructed.axis, again.axis, pillar.one_grain)
-    error = angular_error_deg(reconstructed, pillar)
+    again = reconstruct_orientation(twin.stack, pillar.support, OrientationSettings())
+    stated = orientation_uncertainty(twin.axis, again.axis, pillar.one_grain)
+    error = angular_error_deg(found, pillar)
     curve = reliability(error, stated[pillar.one_grain], bins=4)
-    assert 0.8 < curve.ratio.min() <= curve.ratio.max() < 1.6
-    assert curve.ratio.max() < 1.25 * curve.ratio.min()
+    assert 0.8 < np.median(curve.ratio) < 1.25
+    assert 0.75 < curve.ratio.min() <= curve.ratio.max() < 1.4
     assert curve.stated_deg[-1] > 1.5 * curve.stated_deg[0]
 
 

@@ -151,7 +151,7 @@ def test_garbage_changes_no_bit_of_an_orientation_and_of_its_twin():
         twin_of_orientation(stack, one.axis, one.magnitude, one.sign, np.random.default_rng(3))
         for stack in (clean, dirty)
     ]
-    first, second = (reconstruct_orientation(twin, ball(), known) for twin in twins)
+    first, second = (reconstruct_orientation(twin.stack, ball(), known) for twin in twins)
     assert np.array_equal(first.axis, second.axis)
 
 
