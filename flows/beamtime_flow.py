@@ -33,6 +33,7 @@ from pipeline.io.beamtime import load_recipe, read_beamtime  # noqa: E402
 from pipeline.io.products import UNKNOWN_PIXEL_SIZE_M  # noqa: E402
 from pipeline.plan import check_determined  # noqa: E402
 from pipeline.plan_resources import predict  # noqa: E402
+from pipeline.preprocess.series import prepared_shape  # noqa: E402
 from schemas.cluster import Cluster  # noqa: E402
 from schemas.recipe import Recipe  # noqa: E402
 
@@ -159,7 +160,8 @@ def align_and_assemble(run: Run, prepared: dict[str, StepResult]) -> Assembled:
             ),
         )
     )
-    shape = common_shape(layout.frame_shape, [step.folder for step in aligned.values()])
+    shape = prepared_shape(layout.frame_shape, layout.pixel_size_m, run.recipe.resample)
+    shape = common_shape(shape, [step.folder for step in aligned.values()])
     assembled = by_name(
         here,
         (

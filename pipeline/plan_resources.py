@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pipeline.align.joint import ITERATIONS, WIDEST
 from pipeline.io.raw import SeriesInfo
 from pipeline.plan_views import Rows, ViewGroup
+from pipeline.preprocess.series import prepared_shape
 from pipeline.reconstruct.joint_orientation import FIRST_ITERATIONS
 from schemas.beamtime import Beamtime
 from schemas.recipe import Recipe
@@ -96,8 +97,10 @@ def predict(
     infos : metadata of every series.
     groups : how the polarisations of each mounting are fitted.
     """
-    ny = max(info.shape[0] for info in infos.values())
-    nx = max(info.shape[1] for info in infos.values())
+    shapes = [
+        prepared_shape(info.shape, info.pixel_size_m, recipe.resample) for info in infos.values()
+    ]
+    ny, nx = (max(side) for side in zip(*shapes, strict=True))
     volume = nx, ny, nx
     frames = {name: info.n_frames for name, info in infos.items()}
     views = _views(beamtime, frames, groups)

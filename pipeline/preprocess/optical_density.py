@@ -226,7 +226,8 @@ def prepare_optical_density(
 
     Returns
     -------
-    Stack of the frames' own shape, or that of the crop. Diagnostics, each (n_proj,): `incident`
+    Stack of the frames, or of the crop, on the target's pixels. Diagnostics, each (n_proj,):
+    `incident`
     (I0), `air_fraction`, `noise`, `nonpositive` and `bright` (pixels); and `quality_<measure>` for
     each of `quality.MEASURES`, of the density (which has no residues).
 

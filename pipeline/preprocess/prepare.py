@@ -79,7 +79,8 @@ def prepare_series(
 
     Returns
     -------
-    Stack of the frames' own shape, or that of the crop. Diagnostics, each (n_proj,): `ramp_y`,
+    Stack of the frames, or of the crop, on the target's pixels. Diagnostics, each (n_proj,):
+    `ramp_y`,
     `ramp_x` [rad/pixel of the raw frame], `offset` [rad], `air_fraction`, `noise` [rad], `wrapped`
     (0 or 1), `residues` and `filled` (pixels) of the unwrapping, `matter` [rad], mean phase outside
     the air, `above` and `below` (parts of the frame that lie clearly off what was taken for air),
@@ -222,15 +223,16 @@ def _prepare_frame(
         return extract_phase(frame, settings, fit, flat), measured
     # The air that was found once is flat and at zero on any grid.
     flat = fourier_resample(flat, pixel_size_m, target_m)
-    air = fit.air[np.ix_(*(_nearest(n, target_m / pixel_size_m) for n in fit.air.shape))]
+    lines = zip(fit.air.shape, flat.shape, strict=True)
+    air = fit.air[np.ix_(*(_nearest(n, m, target_m / pixel_size_m) for n, m in lines))]
     noise = float(np.sqrt(np.mean(np.angle(flat[air]) ** 2))) if air.any() else fit.noise
     rest = extract_phase(flat, settings, AirFit(np.zeros(2), 0.0, air, noise), flat)
     return replace(rest, ramp=fit.ramp, offset=fit.offset), measured
 
 
-def _nearest(n: int, ratio: float) -> NDArray[np.intp]:
-    """Pixel of a line that is nearest to each pixel of the resampled line, about the centre."""
-    at = np.rint((np.arange(n) - n // 2) * ratio).astype(np.intp) + n // 2
+def _nearest(n: int, m: int, ratio: float) -> NDArray[np.intp]:
+    """Of n pixels the one nearest to each of m pixels of the resampled line, about the centre."""
+    at = np.rint((np.arange(m) - m // 2) * ratio).astype(np.intp) + n // 2
     return np.clip(at, 0, n - 1)
 
 

@@ -9,6 +9,7 @@ Kaiser window, so that the border is felt nowhere but within `KERNEL` pixels of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +22,9 @@ from pipeline.errors import InputError
 SAME_SCALE = 1e-6
 """Relative difference below which two pixel sizes are one: a thousandth of a pixel over any
 detector in use."""
+
+NEARLY = 0.05
+"""Relative difference of pixel sizes below which an image keeps its shape."""
 
 PAD = 24
 """Least mirrored border of a shift [pixel]; what the closure of the period disturbs stays there."""
@@ -48,7 +52,7 @@ def fourier_resample(
     ----------
     image : (..., ny, nx) real or complex.
     pixel_in_m, pixel_out_m : pixel sizes [m].
-    out_shape : shape of the result; that of `image` when absent. Where the result reaches beyond
+    out_shape : shape of the result; `resampled_shape` when absent. Where the result reaches beyond
         the image it shows the mirrored border.
 
     Returns
@@ -64,6 +68,29 @@ def fourier_resample(
     if rows is None or columns is None:
         return image.copy()
     return _apply(rows, columns, image)
+
+
+def resampled_shape(shape: Sequence[int], ratio: float) -> tuple[int, int]:
+    """Pixels `ratio` times as wide that show an image, counted from the centre pixel outwards.
+
+    None of them lies beyond the image, where its mirror image would be taken for the sample. Pixels
+    that are nearly as wide, as between two energies of one beamtime, keep the shape: what is left
+    out, or mirrored, is a rim.
+
+    Parameters
+    ----------
+    shape : (ny, nx) of the image.
+    ratio : new pixel size over the old one.
+    """
+    ny, nx = (_covering(n, ratio) for n in shape)
+    return ny, nx
+
+
+def _covering(n: int, ratio: float) -> int:
+    before, after = int((n // 2 + 0.5) / ratio), int((n - 1 - n // 2 + 0.5) / ratio)
+    # The centre of `m` pixels is the one at `m // 2`: as many before it as behind, or one more.
+    count = min(2 * before, 2 * after + 1) + 1 if before > after else 2 * before + 1
+    return n if abs(ratio - 1.0) < NEARLY else count
 
 
 def fourier_shift(image: NDArray[Any], dy: float, dx: float) -> NDArray[Any]:
@@ -136,8 +163,8 @@ def _scale_matrices(
         )
     if min(in_shape) < 2:
         raise InputError(f"expected an image of at least 2 x 2 pixels, found {in_shape}")
-    shape = in_shape if out_shape is None else out_shape
     ratio = pixel_out_m / pixel_in_m
+    shape = resampled_shape(in_shape, ratio) if out_shape is None else out_shape
     if abs(ratio - 1.0) < SAME_SCALE:
         ratio = 1.0
         if tuple(shape) == tuple(in_shape):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.preprocess.crop import Crop
-from pipeline.preprocess.resample import SAME_SCALE
+from pipeline.preprocess.resample import SAME_SCALE, resampled_shape
 from pipeline.progress import Progress, ProgressCallback
 from schemas.recipe import ResampleSettings
 
@@ -36,6 +36,15 @@ def target_pixel(
             field="resample.enabled",
         )
     return target
+
+
+def prepared_shape(
+    shape: tuple[int, int], pixel_size_m: float | None, resample: ResampleSettings
+) -> tuple[int, int]:
+    """Shape (ny, nx) of frames once they have the pixel size that the recipe asks for."""
+    if pixel_size_m is None or resample.pixel_size_m is None:
+        return shape
+    return resampled_shape(shape, resample.pixel_size_m / pixel_size_m)
 
 
 def prepare_frames(
@@ -71,23 +80,25 @@ def prepare_frames(
         If there are more or fewer frames, they differ in shape, or the step refuses one.
     """
     data: NDArray[np.float32] | None = None
+    shape: tuple[int, ...] = ()
     found = {name: np.zeros(n) for name in names}
     count = 0
     for count, raw in enumerate(frames, start=1):
         if count > n:
             raise InputError(f"expected {n} frames, one for each angle, found more")
         frame = raw if crop is None else raw[crop]
-        if data is None:
-            data = np.empty((n, *frame.shape), np.float32)
-        if frame.shape != data.shape[1:]:
+        shape = shape or frame.shape
+        if frame.shape != shape:
             raise InputError(
-                f"frame {count - 1}: expected shape {data.shape[1:]} as in frame 0, "
-                f"found {frame.shape}"
+                f"frame {count - 1}: expected shape {shape} as in frame 0, found {frame.shape}"
             )
         try:
-            data[count - 1], values = one(frame)
+            image, values = one(frame)
         except InputError as error:
             raise InputError(f"frame {count - 1}: {error.message}", field=error.field) from error
+        if data is None:
+            data = np.empty((n, *image.shape), np.float32)
+        data[count - 1] = image
         for name, value in values.items():
             found[name][count - 1] = value
         progress(Progress(stage, count, n))

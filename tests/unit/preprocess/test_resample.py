@@ -9,6 +9,7 @@ from pipeline.errors import InputError
 from pipeline.preprocess.resample import (
     fourier_resample,
     fourier_shift,
+    resampled_shape,
 )
 
 
@@ -59,6 +60,30 @@ def test_stack_is_resampled_frame_by_frame():
     stack = np.random.default_rng(3).normal(size=(3, 20, 24)).astype(np.float32)
     whole = fourier_resample(stack, 1.0, 2.0, (10, 12))
     assert np.allclose(whole[1], fourier_resample(stack[1], 1.0, 2.0, (10, 12)), atol=1e-6)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.9, 1.1, 1.5, 2.0, 3.7])
+@pytest.mark.parametrize("n", [7, 64, 65])
+def test_other_pixels_show_the_image_and_nothing_beyond(n, ratio):
+    m = resampled_shape((n, n), ratio)[0]
+    at = (np.arange(m) - m // 2) * ratio + n // 2
+    assert at[0] >= -0.5
+    assert at[-1] <= n - 0.5
+    more = (np.arange(m + 1) - (m + 1) // 2) * ratio + n // 2
+    assert more[0] < -0.5 or more[-1] > n - 0.5
+
+
+def test_pixels_that_are_nearly_as_wide_keep_the_shape():
+    assert resampled_shape((128, 127), 31.29 / 30.91) == (128, 127)
+    assert resampled_shape((128, 127), 30.91 / 31.29) == (128, 127)
+
+
+def test_a_sample_at_the_border_is_not_shown_twice():
+    y, x = np.indices((64, 64)) - 32
+    image = np.exp(-((y - 3.0) ** 2 + (x - 22.0) ** 2) / (2 * 4.0**2))
+    wide = fourier_resample(image, 1.0, 2.0)
+    assert wide.shape == (32, 32)
+    assert wide.sum() * 4 == pytest.approx(image.sum(), rel=0.01)
 
 
 def test_bad_input_says_so():
