@@ -86,7 +86,7 @@ def _turn(name: str, found: AngleRefinement) -> Figure:
 
 
 def _orientation(maps: OrientationMap) -> dict[str, Figure]:
-    inside = maps.support & (np.linalg.norm(maps.axis, axis=0) > 0.5)
+    inside = maps.carries
     n = int(inside.sum())
     figures = {
         "orientation_voxels": Figure(n, "voxel", None, "Voxels with a crystal axis."),

@@ -34,6 +34,10 @@ class Figure:
     """One sentence: what was measured, over what."""
 
 
+FAINT = 0.25
+"""Part of the typical dichroic contrast below which a voxel shows no axis."""
+
+
 @dataclass(frozen=True)
 class OrientationMap:
     """Crystal axis in the sample frame; an axis has no sign, `a` is the same as `-a`.
@@ -55,6 +59,14 @@ class OrientationMap:
     uniaxiality: NDArray[np.float32]
     support: NDArray[np.bool_]
     uncertainty_deg: NDArray[np.float32] | None = None
+
+    @property
+    def carries(self) -> NDArray[np.bool_]:
+        """(z, y, x) bool, voxels of some dichroism: where there is hardly any, an axis is noise."""
+        inside = self.support & (np.linalg.norm(self.axis, axis=0) > 0.5)
+        if not inside.any():
+            return inside
+        return np.asarray(inside & (self.magnitude > FAINT * np.median(self.magnitude[inside])))
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,9 @@ def curve_picture(curve: Curve) -> bytes:
                 ax.plot(curve.x, values, style, lw=1.5, ms=3.5, color=colour, label=name)
         if log:
             ax.set_yscale("log")
-            ax.set_ylim(bottom=0.7)
+            # The tails of a fitted curve would stretch the axis over hundreds of decades.
+            highest = max(float(np.nanmax(values)) for values in curve.lines.values())
+            ax.set_ylim(0.7, 3.0 * highest)
         ax.set_xlabel(typeset(curve.x_label))
         ax.set_ylabel(typeset(curve.y_label))
         if len(curve.lines) > 1:

@@ -58,7 +58,7 @@ def orientation(data: ResultData) -> str:
     maps = data.orientation
     if maps is None:
         return ""
-    inside = maps.support & (np.linalg.norm(maps.axis, axis=0) > 0.5)
+    inside = maps.carries
     if not inside.any():
         return "<p>No voxel carries an orientation.</p>"
     parts = [
@@ -67,7 +67,8 @@ def orientation(data: ResultData) -> str:
             "Slices of the crystal axis in colour, with the colour key",
             "Direction of the crystal axis. An axis has no sign, so opposite directions share a "
             "colour: along x blue, along y yellow, along z magenta, the diagonals between x and y "
-            "light and dark. The disc is the key: all axes seen along z.",
+            "light and dark. The disc is the key: all axes seen along z. Voxels with hardly any "
+            "dichroism show none.",
         ),
         '<div class="row">',
         picture(
@@ -99,8 +100,8 @@ def orientation(data: ResultData) -> str:
     parts.append(
         picture(
             slices.volume_slices(
-                np.where(inside, maps.magnitude * 1e3, np.nan),
-                inside,
+                np.where(maps.support, maps.magnitude * 1e3, np.nan),
+                maps.support,
                 data.pixel_size_m,
                 "dichroic contrast [mrad/voxel]",
             ),

@@ -136,7 +136,6 @@ def _about(grid: Grid, pixel_size_m: float) -> str:
 def layers_of(data: ResultData) -> Iterator[Layer]:
     """Volumes of a result; the first two are those that the viewer opens with."""
     pixel = data.pixel_size_m
-    inside = None
     if data.density is not None:
         values = data.density.electron_density
         yield Layer("electron density", "e/Å³", "scalar", values, pixel)
@@ -144,8 +143,7 @@ def layers_of(data: ResultData) -> Iterator[Layer]:
         yield Layer("scalar tomogram", data.scalar.unit, "scalar", data.scalar.volume, pixel)
     if data.orientation is not None:
         found = data.orientation
-        inside = found.support & (np.linalg.norm(found.axis, axis=0) > 0.5)
-        yield Layer("crystal axis", "", "axis", found.axis * inside, pixel)
+        yield Layer("crystal axis", "", "axis", found.axis * found.carries, pixel)
     if data.magnetisation is not None:
         moment = data.magnetisation
         yield Layer("magnetisation", moment.unit, "vector", moment.vector * moment.support, pixel)
@@ -155,13 +153,12 @@ def layers_of(data: ResultData) -> Iterator[Layer]:
         materials = data.density.materials
         yield Layer("material", "", "label", materials, pixel, data.density.names)
     if data.orientation is not None:
-        assert inside is not None  # set with the axis above
-        strength = np.where(inside, data.orientation.magnitude * 1e3, np.nan)
+        strength = np.where(data.orientation.support, data.orientation.magnitude * 1e3, np.nan)
         yield Layer("dichroic contrast", "mrad/voxel", "scalar", strength, pixel)
         doubt = data.orientation.uncertainty_deg
         if doubt is not None:
             # Zero stands for voxels whose uncertainty was not asked for.
-            known = np.where(inside & (doubt > 0), doubt, np.nan)
+            known = np.where(data.orientation.support & (doubt > 0), doubt, np.nan)
             yield Layer("uncertainty of the axis", "°", "scalar", known, pixel)
     for product in data.products.values():
         for shown in product.maps.values():

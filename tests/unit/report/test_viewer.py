@@ -59,7 +59,7 @@ def test_a_large_result_is_averaged_until_it_fits():
     # Alternating signs of one axis: the mean of components would vanish.
     axis[1] = rng.choice([-1.0, 1.0], shape)
     axis[:, :8] = 0.0
-    maps = OrientationMap(axis_tensor(axis), axis, axis[1], axis[1], support)
+    maps = OrientationMap(axis_tensor(axis), axis, np.abs(axis[1]), axis[1], support)
     label = Map(np.arange(axis[0].size).reshape(shape) % 50000, "", "label", PIXEL, "label")
     noise = Map(rng.random(shape).astype(np.float32), "", "scalar", PIXEL, "noise")
     coarse = Map(np.ones((16, 20, 16), np.float32), "", "scalar", 2 * PIXEL, "coarse")
