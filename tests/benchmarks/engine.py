@@ -399,7 +399,7 @@ def paper_gradient(size: Size) -> list[Row]:
     Four mountings tilted by 30 degrees, as Apseros et al., doi 10.1038/s41586-024-08233-y, all in
     one process; a whole run, in shards, is what `reconstruction.py --rows scale` estimates.
     """
-    from reconstruction import PAPER, PRODUCTS
+    from reconstruction_scale import PAPER
 
     part = size.paper_part
     z, y, x = (-(-n // part) for n in PAPER[0])
@@ -425,8 +425,6 @@ def paper_gradient(size: Size) -> list[Row]:
     full = part == 1
     return [
         Row(f"{name}: one gradient", seconds, unit="s", detail=f"by {projector.slices}"),
-        Row(f"the same, {PRODUCTS} of them", seconds * PRODUCTS / 60.0,
-            60.0 if full else None, 20.0 if full else None, "min"),
         Row("the same, peak memory", peak, 20.0 if full else None, 20.0 if full else None, "GiB"),
     ]  # fmt: skip
 
