@@ -22,7 +22,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from pipeline.tomography.kernels.polar import TAPS
+from pipeline.tomography.kernels.lanes import TAPS
 from pipeline.tomography.kernels.twins import CpuKernels
 from pipeline.tomography.planes import Range
 
@@ -38,6 +38,12 @@ _SLAB_BYTES = 96 * 2**20
 
 _LANES = 8
 """Pairs of slices that fill a register of sixteen numbers."""
+
+_SAME_SETS = 4096
+"""Bytes after which places in a first level cache come again, on every common processor."""
+
+_CACHE_LINE = 64
+"""Bytes of a line of the cache."""
 
 _NODES = 64
 """Of the quadrature of the kernel's transform: exact to rounding."""
@@ -93,14 +99,15 @@ class SliceSpectra:
         low, end = rows[0], rows[1] + 1
         grids, lines = self._scratch(end - low)
         before, behind = self._filled(volume.shape[1])
+        mx = self.grid[1]
         for start in range(low, end, 2 * grids.shape[3]):
             for field, grid in zip(volume, grids, strict=True):
                 grid[before.stop : behind.start] = 0.0
-                kernels.load_slab(field, start, end, *self.scales, _parts(grid))
+                kernels.load_slab(field, start, end, *self.scales, mx, _parts(grid))
                 for part in (before, behind):
-                    _transform(grid[part], 1, forward=True)
-                _transform(grid, 0, forward=True)
-            kernels.take_lines(_flat(grids), *self._tables, _flat(lines))
+                    _transform(grid[part, :mx], 1, forward=True)
+                _transform(grid[:, :mx], 0, forward=True)
+            kernels.take_lines(_flat(grids), *self._tables, mx, _flat(lines))
             _transform(lines, 1, forward=False, scaled=True)
             there = first - low
             kernels.store_images(
@@ -122,18 +129,18 @@ class SliceSpectra:
             kernels.filter_rows(stack, indices, first, end + there, self.blur)
         grids, lines = self._scratch(end - low)
         before, behind = self._filled(volume.shape[1])
-        bands = self._bands()
+        bands, mx = self._bands(), self.grid[1]
         for start in range(low, end, 2 * grids.shape[3]):
             kernels.load_images(
                 stack, indices, start + there, end + there, self.columns, _parts(lines)
             )
             _transform(lines, 1, forward=True, scaled=True)
-            kernels.spread_lines(_flat(lines), *self._tables, bands, _flat(grids))
+            kernels.spread_lines(_flat(lines), *self._tables, bands, mx, _flat(grids))
             for field, grid in zip(volume, grids, strict=True):
-                _transform(grid, 0, forward=False)
+                _transform(grid[:, :mx], 0, forward=False)
                 for part in (before, behind):
-                    _transform(grid[part], 1, forward=False)
-                kernels.store_slab(_parts(grid), start, end, *self.scales, field)
+                    _transform(grid[part, :mx], 1, forward=False)
+                kernels.store_slab(_parts(grid), start, end, *self.scales, mx, field)
 
     @property
     def _tables(
@@ -142,15 +149,16 @@ class SliceSpectra:
         return self.corners, self.taps, self.factors, self.coefficients
 
     def _scratch(self, rows: int) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
-        """Room for the spectra (r, mz, mx, lanes) and the lines (k, n, lanes) of one slab."""
+        """Room for the spectra (r, mz, mx + spare, lanes) and lines (k, n, lanes) of one slab."""
         k, n = self.corners.shape[:2]
         r = self.coefficients.shape[1]
         held = 8 * (k * n + r * self.grid[0] * self.grid[1])
         most = min(_MOST_LANES, max(_LANES, _SLAB_BYTES // held // _LANES * _LANES))
         slabs = max(1, -(-rows // (2 * most)))
         lanes = max(1, -(-rows // (2 * slabs * _LANES))) * _LANES
-        spectra = np.empty((r, *self.grid, lanes), np.complex64)
-        return spectra, np.empty((k, n, lanes), np.complex64)
+        mz, mx = self.grid
+        spectra = _aligned((r, mz, mx + _spare_columns(mx, lanes), lanes))
+        return spectra, _aligned((k, n, lanes))
 
     def _filled(self, nz: int) -> tuple[slice, slice]:
         """Rows of the grid that hold slices: those from the middle on, and those before it."""
@@ -163,6 +171,14 @@ class SliceSpectra:
         ends = np.searchsorted(self.above, shares, side="left") + TAPS // 2
         ends[0], ends[-1] = 0, self.grid[0]
         return np.clip(ends, 0, self.grid[0]).astype(np.int64)
+
+
+def _aligned(shape: tuple[int, ...]) -> NDArray[np.complex64]:
+    """Uninitialised array whose vectors of sixteen numbers do not straddle lines of the cache."""
+    size = 8 * int(np.prod(shape))
+    room = np.empty(size + _CACHE_LINE, np.uint8)
+    first = -room.ctypes.data % _CACHE_LINE
+    return room[first : first + size].view(np.complex64).reshape(shape)
 
 
 def _parts(values: NDArray[np.complex64]) -> NDArray[np.float32]:
@@ -184,8 +200,21 @@ def _transform(
     found = transform(
         values, axis=axis, norm=norm, overwrite_x=True, workers=numba.get_num_threads()
     )
-    if found is not values:
+    # What was transformed in place comes back as another view of the same memory.
+    if not np.may_share_memory(found, values):
         values[...] = found
+
+
+def _spare_columns(columns: int, lanes: int) -> int:
+    """Columns that a row of the grid is longer by than its points.
+
+    Rows whose beginnings lie a multiple of `_SAME_SETS` apart share their places in the first
+    level cache, which then holds two rows of taps instead of all: a third of the time.
+    """
+    spare = 0
+    while not 1 / 8 <= (columns + spare) * lanes * 8 % _SAME_SETS / _SAME_SETS <= 7 / 8:
+        spare += 1
+    return spare
 
 
 def plan_spectra(

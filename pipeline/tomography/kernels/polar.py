@@ -15,8 +15,7 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-TAPS = 6
-"""Neighbours of a point along either axis."""
+from pipeline.tomography.kernels.lanes import TAPS, spread_6, spread_18, take_6, take_18
 
 _TILE = 16
 """Elements that are moved at a time between arrays that have lanes last and those that have not."""
@@ -96,6 +95,7 @@ def load_slab(
     end: int,
     scale_z: NDArray[np.float32],
     scale_x: NDArray[np.float32],
+    mx: int,
     grid: NDArray[np.float32],
 ) -> None:
     """Lay slices across y into the middle of a grid that is periodic.
@@ -105,11 +105,12 @@ def load_slab(
     volume : (nz, ny, nx) float32.
     first, end : int, slices `first` to `first + 2 lanes` are taken; from `end` on they are zero.
     scale_z, scale_x : (nz,) and (nx,) float32 factors of the slices' elements.
-    grid : (mz, mx, lanes, 2) float32: element (z, x) of the slices comes to (z - nz // 2,
+    mx : int, columns of the grid; rows may be longer in memory.
+    grid : (mz, >= mx, lanes, 2) float32: element (z, x) of the slices comes to (z - nz // 2,
         x - nx // 2), modulo the grid's size. Rows that hold none are not touched.
     """
     nz, _, nx = volume.shape
-    mz, mx = grid.shape[:2]
+    mz = len(grid)
     places = _around(nx, mx)
     for z in prange(nz):
         row = grid[(z - nz // 2) % mz]
@@ -124,65 +125,43 @@ def store_slab(
     end: int,
     scale_z: NDArray[np.float32],
     scale_x: NDArray[np.float32],
+    mx: int,
     volume: NDArray[np.float32],
 ) -> None:
     """Adjoint of `load_slab`: overwrite these slices of `volume`. Arguments as there."""
     nz, _, nx = volume.shape
-    mz, mx = grid.shape[:2]
+    mz = len(grid)
     places = _around(nx, mx)
     for z in prange(nz):
         row = grid[(z - nz // 2) % mz]
         _from_lanes(row, places, scale_z[z] * scale_x, first, end, volume[z])
 
 
-@njit(cache=True, inline="always", fastmath={"contract"}, error_model="numpy")
-def _add_row(
-    grids: NDArray[np.float32],
-    z: int,
-    start: np.uint64,
-    run: np.uint64,
-    shares: NDArray[np.float32],
-    wide: NDArray[np.float32],
+@njit(cache=True, inline="always", error_model="numpy")
+def _find_taps(
+    corner: NDArray[np.int32],
+    taps: NDArray[np.float32],
+    coefficients: NDArray[np.float32],
+    size: tuple[int, int, int, int],
+    rows: tuple[NDArray[np.int64], NDArray[np.float32]],
+    columns: tuple[NDArray[np.int64], NDArray[np.float32]],
 ) -> None:
-    """Add to `wide` (n,) a piece of row z of each of `grids` (r, mz, size) times its share.
+    """Where the taps of a point lie, and what is taken of them.
 
-    The piece begins at `start`; what follows its first `run` elements begins again at 0.
+    Overwrites `rows`, offsets and weights (r * TAPS,), field after field, and `columns`, starts and
+    shares (TAPS,). Behind the last row and column of a grid follow the first ones. Sizes are those
+    of the grid, of a row in memory and of a cell.
     """
-    rest = np.uint64(len(wide)) - run
-    if len(grids) == 3:
-        # What linear dichroism needs.
-        a, b, c = shares[0], shares[1], shares[2]
-        for i in range(run):
-            at = start + i
-            wide[i] += a * grids[0, z, at] + b * grids[1, z, at] + c * grids[2, z, at]
-        for i in range(rest):
-            wide[run + i] += a * grids[0, z, i] + b * grids[1, z, i] + c * grids[2, z, i]
-    else:
-        for r in range(len(grids)):
-            share = shares[r]
-            for i in range(run):
-                wide[i] += share * grids[r, z, start + i]
-            for i in range(rest):
-                wide[run + i] += share * grids[r, z, i]
-
-
-@njit(cache=True, inline="always", fastmath={"contract"}, error_model="numpy")
-def _spread_row(
-    wide: NDArray[np.float32],
-    z: int,
-    start: np.uint64,
-    run: np.uint64,
-    shares: NDArray[np.float32],
-    grids: NDArray[np.float32],
-) -> None:
-    """Adjoint of `_add_row`: add to `grids`. Arguments as there."""
-    rest = np.uint64(len(wide)) - run
-    for r in range(len(grids)):
-        share = shares[r]
-        for i in range(run):
-            grids[r, z, start + i] += share * wide[i]
-        for i in range(rest):
-            grids[r, z, i] += share * wide[run + i]
+    mz, mx, pitch, width = size
+    (offsets, weights), (starts, shares) = rows, columns
+    for d in range(TAPS):
+        z, x = corner[0] + d, corner[1] + d
+        z = z - mz if z >= mz else z
+        for r in range(len(coefficients)):
+            tap = np.uint64(r * TAPS + d)
+            offsets[tap] = (r * mz + z) * pitch
+            weights[tap] = taps[0, d] * coefficients[r]
+        starts[d], shares[d] = (x - mx if x >= mx else x) * width, taps[1, d]
 
 
 @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
@@ -192,42 +171,40 @@ def take_lines(
     taps: NDArray[np.float32],
     factors: NDArray[np.float32],
     coefficients: NDArray[np.float32],
+    mx: int,
     lines: NDArray[np.float32],
 ) -> None:
     """Interpolate lines in the slices' spectra.
 
     Parameters
     ----------
-    grids : (r, mz, mx * width) float32, spectra of each of the r fields, periodic; `width` is twice
-        the number of lanes.
+    grids : (r, mz, >= mx * width) float32, spectra of each of the r fields, periodic after `mx`
+        columns; `width` is twice the number of lanes.
     corners : (k, n, 2) int32, first row and column that a point is interpolated from.
     taps : (k, n, 2, TAPS) float32, what is taken of each row and of each column.
     factors : (k, n, 2) float32, complex factor of each point.
     coefficients : (k, r) float32, what each line takes of each field.
+    mx : int, columns of the grids.
     lines : (k, n, width) float32, overwritten.
     """
     n_lines, n_points, width = lines.shape
-    n_fields, mz, size = grids.shape
+    n_fields, mz, pitch = grids.shape
+    size = mz, mx, pitch, width
+    flat = grids.reshape(-1)
     for m in prange(n_lines):
-        wide = np.empty(TAPS * width, np.float32)
         value = np.empty(width, np.float32)
-        shares = np.empty(n_fields, np.float32)
+        rows = np.empty(n_fields * TAPS, np.int64), np.empty(n_fields * TAPS, np.float32)
+        columns = np.empty(TAPS, np.int64), np.empty(TAPS, np.float32)
         for j in range(n_points):
-            start = np.uint64(corners[m, j, 1] * width)
-            # What lies behind the last column begins again at the first.
-            run = min(np.uint64(TAPS * width), np.uint64(size) - start)
-            wide[:] = np.float32(0.0)
-            for d in range(TAPS):
-                z = corners[m, j, 0] + d
-                z = z - mz if z >= mz else z
-                for r in range(n_fields):
-                    shares[r] = taps[m, j, 0, d] * coefficients[m, r]
-                _add_row(grids, z, start, run, shares, wide)
+            _find_taps(corners[m, j], taps[m, j], coefficients[m], size, rows, columns)
             value[:] = np.float32(0.0)
-            for d in range(TAPS):
-                weight, at = taps[m, j, 1, d], np.uint64(d * width)
-                for i in range(np.uint64(width)):
-                    value[i] += weight * wide[at + i]
+            if n_fields == 3:
+                # What linear dichroism needs.
+                take_18(value, flat, rows[0], rows[1], columns[0], columns[1], width)
+            else:
+                for first in range(0, n_fields * TAPS, TAPS):
+                    offsets, weights = rows[0][first:], rows[1][first:]
+                    take_6(value, flat, offsets, weights, columns[0], columns[1], width)
             re, im = factors[m, j, 0], factors[m, j, 1]
             for i in range(width // 2):
                 lines[m, j, 2 * i] = re * value[2 * i] - im * value[2 * i + 1]
@@ -242,6 +219,7 @@ def spread_lines(
     factors: NDArray[np.float32],
     coefficients: NDArray[np.float32],
     bands: NDArray[np.int64],
+    mx: int,
     grids: NDArray[np.float32],
 ) -> None:
     """Adjoint of `take_lines`: overwrite `grids`. Arguments as there, and
@@ -250,13 +228,15 @@ def spread_lines(
         summed in the order of the points, however many bands there are.
     """
     n_lines, n_points, width = lines.shape
-    n_fields, mz, size = grids.shape
+    n_fields, mz, pitch = grids.shape
+    size = mz, mx, pitch, width
+    flat = grids.reshape(-1)
     for band in prange(len(bands) - 1):
         low, high = bands[band], bands[band + 1]
         grids[:, low:high] = np.float32(0.0)
-        wide = np.empty(TAPS * width, np.float32)
         value = np.empty(width, np.float32)
-        shares = np.empty(n_fields, np.float32)
+        rows = np.empty(n_fields * TAPS, np.int64), np.empty(n_fields * TAPS, np.float32)
+        columns = np.empty(TAPS, np.int64), np.empty(TAPS, np.float32)
         for m in range(n_lines):
             for j in range(n_points):
                 top = corners[m, j, 0]
@@ -267,20 +247,37 @@ def spread_lines(
                 for i in range(width // 2):
                     value[2 * i] = re * lines[m, j, 2 * i] - im * lines[m, j, 2 * i + 1]
                     value[2 * i + 1] = re * lines[m, j, 2 * i + 1] + im * lines[m, j, 2 * i]
-                for d in range(TAPS):
-                    weight, at = taps[m, j, 1, d], np.uint64(d * width)
-                    for i in range(np.uint64(width)):
-                        wide[at + i] = weight * value[i]
-                start = np.uint64(corners[m, j, 1] * width)
-                run = min(np.uint64(TAPS * width), np.uint64(size) - start)
-                for d in range(TAPS):
-                    z = top + d
-                    z = z - mz if z >= mz else z
-                    if z < low or z >= high:
-                        continue
-                    for r in range(n_fields):
-                        shares[r] = taps[m, j, 0, d] * coefficients[m, r]
-                    _spread_row(wide, z, start, run, shares, grids)
+                _find_taps(corners[m, j], taps[m, j], coefficients[m], size, rows, columns)
+                if top < low or top + TAPS > high:
+                    _spread_inside(
+                        value, flat, rows, columns, (low * pitch, high * pitch), mz * pitch
+                    )
+                elif n_fields == 3:
+                    spread_18(value, flat, rows[0], rows[1], columns[0], columns[1], width)
+                else:
+                    for first in range(0, n_fields * TAPS, TAPS):
+                        offsets, weights = rows[0][first:], rows[1][first:]
+                        spread_6(value, flat, offsets, weights, columns[0], columns[1], width)
+
+
+@njit(cache=True, fastmath={"contract"}, error_model="numpy")
+def _spread_inside(
+    value: NDArray[np.float32],
+    flat: NDArray[np.float32],
+    rows: tuple[NDArray[np.int64], NDArray[np.float32]],
+    columns: tuple[NDArray[np.int64], NDArray[np.float32]],
+    band: tuple[int, int],
+    field: int,
+) -> None:
+    """As `lanes.spread_6`, to those rows that begin inside `band` of a field of this size."""
+    for offset, weight in zip(rows[0], rows[1]):  # noqa: B905
+        within = offset % field
+        if within < band[0] or within >= band[1]:
+            continue
+        for start, share in zip(columns[0], columns[1]):  # noqa: B905
+            at = np.uint64(offset + start)
+            for i in range(np.uint64(len(value))):
+                flat[at + i] += weight * (share * value[i])
 
 
 @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
