@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.distribute_homes import Homes
 from pipeline.distribute_shards import (
     Field,
     InProcessLeastSquares,
@@ -33,6 +34,7 @@ from pipeline.distribute_shards import (
 )
 from pipeline.distribute_worker import (
     CACHED_SHARDS,
+    make_ready,
     one_at_a_time,
     partial_product,
     write_array,
@@ -112,6 +114,8 @@ class DistributedLeastSquares(ShardedLeastSquares):
         self._files = [
             write_shard(self._scratch, stack, i, self.pixel_weights) for i in self.shards
         ]
+        self._homes = Homes(len(self._files))
+        self._newcomers: dict[str, Future] = {}
 
     def worker_bytes(self, stack: DifferencedStack, n_workers: int) -> int:
         """Predicted memory of the fullest of `n_workers` workers [byte]."""
@@ -125,6 +129,9 @@ class DistributedLeastSquares(ShardedLeastSquares):
 
     def close(self) -> None:
         """Remove the shards; results already returned stay valid."""
+        for future in self._newcomers.values():
+            future.cancel()
+        self._newcomers = {}
         for file in self._files:
             Path(file).unlink(missing_ok=True)
 
@@ -151,15 +158,14 @@ class DistributedLeastSquares(ShardedLeastSquares):
         )
 
     def _once(self, operation: Operation, field_file: str) -> tuple[Field, float]:
-        addresses = _wait_for_workers(self._client, self._check)
-        ahead = 2 * len(addresses)  # Results of more shards would only fill the workers' memory.
+        homes, n_workers = self._find_homes()
+        ahead = 2 * n_workers  # Results of more shards would only fill the workers' memory.
         waiting: deque[tuple[Future, str]] = deque()
         total = TreeSum()
         try:
-            todo = iter(enumerate(self._files))
+            todo = iter(zip(self._files, homes, strict=True))
             while True:
-                for k, file in itertools.islice(todo, ahead - len(waiting)):
-                    home = addresses[k % len(addresses)]
+                for file, home in itertools.islice(todo, ahead - len(waiting)):
                     waiting.append((self._submit(file, operation, field_file, home), home))
                 if not waiting:
                     return total.total()
@@ -169,6 +175,22 @@ class DistributedLeastSquares(ShardedLeastSquares):
         finally:
             for future, _ in waiting:
                 future.cancel(force=True)
+
+    def _find_homes(self) -> tuple[list[str], int]:
+        """Address of every shard's worker, and how many workers are ready.
+
+        A worker that joins later first loads what a product needs, while the others go on.
+        """
+        alive = _wait_for_workers(self._client, self._check)
+        for address in self._homes.newcomers(alive) - set(self._newcomers):
+            file = self._files[self._homes.next_to_move()]
+            self._newcomers[address] = self._client.submit(
+                make_ready, file, self._volume_shape, self.scheme, workers=[address], pure=False
+            )
+        done = {address for address, future in self._newcomers.items() if future.done()}
+        for address in set(self._newcomers) - (set(alive) - done):
+            self._newcomers.pop(address).cancel()
+        return self._homes.assign(alive, done), self._homes.n_ready
 
     def _submit(self, file: str, operation: Operation, field_file: str, home: str) -> Future:
         # A shard has a home, where its data are cached, but runs elsewhere when that is lost.

@@ -20,9 +20,10 @@ from pipeline.tomography.geometry import group_by_axis
 from pipeline.tomography.projector import Projector, Scheme
 from pipeline.tomography.solvers import LocalLeastSquares, PixelWeights, without_unmeasured
 
-SHARD_PROJECTIONS = 96
-"""Most projections in a shard: enough to pay for one resampling of the field, few enough that a
-beamtime of 4 x 280 projections keeps a dozen workers busy."""
+SHARD_PROJECTIONS = 300
+"""Most projections in a shard: a whole mounting of a published measurement (280). Every shard turns
+the field and transforms its slices anew, which costs as much as some hundreds of projections do:
+shards of 96 took more than twice the time, and a dozen workers with those no less than four."""
 
 SMALL_GROUP = 8
 """Axis groups below this size are put together: alone they would not pay for their shard."""

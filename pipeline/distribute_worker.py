@@ -56,25 +56,43 @@ def partial_product(
     field_file : `.npy`, (c, z, y, x) float32.
     """
     with one_at_a_time:
-        key = (shard_file, volume_shape, scheme)
-        problem = _cache.pop(key, None)
-        if problem is None:
-            forget_removed()
-            with np.load(shard_file) as shard:
-                weights = shard.get("pixel_weights")
-                problem = shard_problem(
-                    shard["data"],
-                    shard["rotations"],
-                    shard["weights"],
-                    volume_shape,
-                    weights,
-                    scheme,
-                    float(shard["point_spread_px"]),
-                )
-        _cache[key] = problem
-        while len(_cache) > CACHED_SHARDS:
-            _cache.popitem(last=False)
+        problem = _loaded(shard_file, volume_shape, scheme)
         return apply_to(problem, operation, np.load(field_file))
+
+
+def make_ready(shard_file: str, volume_shape: tuple[int, int, int], scheme: Scheme) -> None:
+    """Load a shard, and all that a product needs: libraries, compiled kernels, plans.
+
+    For a process that has just begun, so that no product waits for it meanwhile. Arguments as of
+    `partial_product`.
+    """
+    with one_at_a_time:
+        problem = _loaded(shard_file, volume_shape, scheme)
+        apply_to(problem, "residual_gradient", np.zeros(problem.field_shape, np.float32))
+
+
+def _loaded(
+    shard_file: str, volume_shape: tuple[int, int, int], scheme: Scheme
+) -> LocalLeastSquares:
+    """Data term of a shard, which stays in memory."""
+    key = (shard_file, volume_shape, scheme)
+    problem = _cache.pop(key, None)
+    if problem is None:
+        forget_removed()
+        with np.load(shard_file) as shard:
+            problem = shard_problem(
+                shard["data"],
+                shard["rotations"],
+                shard["weights"],
+                volume_shape,
+                shard.get("pixel_weights"),
+                scheme,
+                float(shard["point_spread_px"]),
+            )
+    _cache[key] = problem
+    while len(_cache) > CACHED_SHARDS:
+        _cache.popitem(last=False)
+    return problem
 
 
 def forget_removed() -> None:
