@@ -7,10 +7,10 @@ a GPU, everything answers for the CPU.
 from __future__ import annotations
 
 import functools
-import importlib
+import importlib.util
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +23,9 @@ from pipeline.errors import ResourceError
 
 Launch = Callable[..., None]
 """Start a kernel: its name, the number of threads, its arguments (arrays and numpy scalars)."""
+
+NO_GPU = "DICHROTOMO_GPU=off"
+"""What in the environment keeps everything on the processor."""
 
 _THREADS = 256
 """Threads of a block: enough blocks for a GPU at any size that is worth one."""
@@ -65,6 +68,21 @@ def gpu_available() -> bool:
         return int(cupy.cuda.runtime.getDeviceCount()) > 0
     except cupy.cuda.runtime.CUDARuntimeError:
         return False
+
+
+def compute_module(libraries: Sequence[str] = ()) -> ModuleType:
+    """Array module to compute with: cupy where this process has a GPU, else numpy.
+
+    Parameters
+    ----------
+    libraries : what else the GPU needs; without one of them it is numpy.
+    """
+    name, _, value = NO_GPU.partition("=")
+    if os.environ.get(name) == value or not gpu_available():
+        return np
+    if any(importlib.util.find_spec(library) is None for library in libraries):
+        return np
+    return gpu_module()
 
 
 def gpu_module() -> ModuleType:

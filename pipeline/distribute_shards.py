@@ -18,7 +18,12 @@ from pipeline.errors import InputError
 from pipeline.stacks import DifferencedStack
 from pipeline.tomography.geometry import group_by_axis
 from pipeline.tomography.projector import Projector, Scheme
-from pipeline.tomography.solvers import LocalLeastSquares, PixelWeights, without_unmeasured
+from pipeline.tomography.solvers import (
+    LocalLeastSquares,
+    PixelWeights,
+    data_term,
+    without_unmeasured,
+)
 
 SHARD_PROJECTIONS = 300
 """Most projections in a shard: a whole mounting of a published measurement (280). Every shard turns
@@ -238,4 +243,4 @@ def shard_problem(
         scheme,
         point_spread_px=point_spread_px,
     )
-    return LocalLeastSquares(projector, data, pixel_weights)
+    return data_term(projector, data, pixel_weights)

@@ -49,8 +49,8 @@ from pipeline.tomography.priors import (
 from pipeline.tomography.projector import Projector, fastest_scheme
 from pipeline.tomography.solvers import (
     LeastSquares,
-    LocalLeastSquares,
     conjugate_gradient,
+    data_term,
     without_unmeasured,
 )
 from pipeline.tomography.stiff import FIRST_CURVATURE, StiffRankOne
@@ -142,7 +142,7 @@ def measure_rows(
     _check(stack, support)
     projector = _projector(stack, support)
     if problem is None:
-        problem = LocalLeastSquares(projector, stack.data, stack.valid)
+        problem = data_term(projector, stack.data, stack.valid)
     diagonals = _diagonals(problem, support, seed)
     found = _smooth(
         problem, support, FIRST_SMOOTHNESS, diagonals, None, FIRST_ITERATIONS, progress, "rows"
@@ -200,7 +200,7 @@ def trust_means(
         rows = weigh_rows(stack, scaled)
         fitted, checked = rows.subset(rest), rows.subset(held)
         problem = (
-            LocalLeastSquares(_projector(fitted, support), fitted.data, fitted.valid)
+            data_term(_projector(fitted, support), fitted.data, fitted.valid)
             if make is None
             else make(fitted)
         )
@@ -288,7 +288,7 @@ def solve_jointly(
         )
     projector = _projector(stack, support)
     if problem is None:
-        problem = LocalLeastSquares(projector, stack.data, stack.valid)
+        problem = data_term(projector, stack.data, stack.valid)
     diagonals = _diagonals(problem, support, seed)
     smoothness, noise = settings.smoothness, stack.noise
     start: Field | None = None

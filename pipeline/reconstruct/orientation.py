@@ -49,8 +49,8 @@ from pipeline.tomography.priors import EdgePreservingPrior, Mask, component_metr
 from pipeline.tomography.projector import Projector, fastest_scheme
 from pipeline.tomography.solvers import (
     LeastSquares,
-    LocalLeastSquares,
     conjugate_gradient,
+    data_term,
     settled_fall,
 )
 from pipeline.tomography.stiff import FIRST_CURVATURE, StiffRankOne
@@ -154,7 +154,7 @@ def reconstruct_orientation(
         point_spread_px=stack.point_spread_px,
     )
     if problem is None:
-        problem = LocalLeastSquares(projector, stack.data, stack.valid)
+        problem = data_term(projector, stack.data, stack.valid)
     if settings.method == "random-starts":
         return _random_starts(problem, support, settings, seed, progress)
     smooth = smooth_solution(

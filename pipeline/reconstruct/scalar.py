@@ -17,7 +17,11 @@ from pipeline.tomography.algebraic import kaczmarz, sirt
 from pipeline.tomography.fbp import filtered_back_projection
 from pipeline.tomography.geometry import AxisGroup, group_by_axis
 from pipeline.tomography.projector import Projector, fastest_scheme
-from pipeline.tomography.solvers import LeastSquares, LocalLeastSquares, without_unmeasured
+from pipeline.tomography.solvers import (
+    LeastSquares,
+    data_term,
+    without_unmeasured,
+)
 from schemas.recipe import ScalarSettings
 
 _STEP_MARGIN = 1.05
@@ -142,7 +146,7 @@ def reconstruct_scalar(
                 progress=progress,
             )
             return ScalarResult(_middle(found, shape), residuals, "iterations", found)
-        problem = LocalLeastSquares(projector, stack.data, stack.valid)
+        problem = data_term(projector, stack.data, stack.valid)
     if (1, *whole) != tuple(problem.field_shape):
         raise GeometryError(
             f"reconstruct_scalar: expected a problem of {whole}, found {problem.field_shape[1:]}"

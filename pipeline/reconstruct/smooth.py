@@ -30,6 +30,7 @@ from pipeline.tomography.solvers import (
     LocalLeastSquares,
     Solution,
     conjugate_gradient,
+    data_term,
 )
 from pipeline.tomography.strength import (
     FIRST,
@@ -294,4 +295,4 @@ def local_term(stack: DifferencedStack, support: Mask) -> LocalLeastSquares:
         support=support,
         point_spread_px=stack.point_spread_px,
     )
-    return LocalLeastSquares(projector, stack.data, stack.valid)
+    return data_term(projector, stack.data, stack.valid)

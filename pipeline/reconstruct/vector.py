@@ -27,8 +27,8 @@ from pipeline.tomography.priors import Field, Mask, Prior, SumOfPriors, inner, u
 from pipeline.tomography.projector import Projector, Scheme, fastest_scheme
 from pipeline.tomography.solvers import (
     LeastSquares,
-    LocalLeastSquares,
     Solution,
+    data_term,
     gradient_descent,
 )
 from schemas.recipe import VectorSettings
@@ -117,7 +117,7 @@ def reconstruct_vector(
         point_spread_px=stack.point_spread_px,
     )
     if problem is None:
-        problem = LocalLeastSquares(projector, stack.data, stack.valid)
+        problem = data_term(projector, stack.data, stack.valid)
     if settings.method == "gradient-descent":
         solution = gradient_descent(
             problem,

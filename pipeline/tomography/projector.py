@@ -16,6 +16,7 @@ from pipeline.backend import array_module
 from pipeline.errors import GeometryError
 from pipeline.tomography.fourier import FourierSlices, fourier_available, plan_slices
 from pipeline.tomography.geometry import check_rotations, group_by_axis
+from pipeline.tomography.kernels.passes import all_finite
 from pipeline.tomography.kernels.twins import kernels_of
 from pipeline.tomography.series import Series, plan_series
 
@@ -191,6 +192,11 @@ class Projector:
         """Shape (n, ny, nx) of a stack of projections."""
         return (len(self.rotations), *self.image_shape)
 
+    @property
+    def device_needs(self) -> tuple[str, ...]:
+        """Libraries beside cupy without which this scheme does not run on a GPU."""
+        return ("cufinufft",) if self.scheme == "fourier" else ()
+
     def subset(self, indices: ArrayLike) -> Projector:
         """Projector of some of the projections.
 
@@ -321,10 +327,18 @@ def _checked(array: Any, expected: tuple[int, ...], operator: str, other: tuple[
             f"Projector.{operator}: expected shape {expected} (to give {other}), "
             f"found {array.shape}"
         )
-    # The extremes carry NaN and infinity along, without a mask as large as the field.
-    if not (np.isfinite(float(array.min())) and np.isfinite(float(array.max()))):
+    if not _finite(array):
         raise GeometryError(
             f"Projector.{operator}: expected finite values of shape {expected} "
             f"(to give {other}), found NaN or infinity"
         )
     return array_module(array).ascontiguousarray(array, dtype=np.float32)
+
+
+def _finite(array: Any) -> bool:
+    """Whether all numbers are finite, without a mask as large as the field."""
+    plain = isinstance(array, np.ndarray) and array.dtype == np.float32
+    if plain and array.flags.c_contiguous:
+        return all_finite(array)
+    # The extremes carry NaN and infinity along.
+    return bool(np.isfinite(float(array.min())) and np.isfinite(float(array.max())))

@@ -10,7 +10,8 @@ known, a gradient that has become small, or a residual that no longer falls.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from typing import Any, Protocol
@@ -18,8 +19,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ConvergenceError, InputError
+from pipeline.backend import NO_GPU, compute_module, to_host
+from pipeline.errors import ConvergenceError, InputError, ResourceError
 from pipeline.progress import Progress, ProgressCallback, silent
+from pipeline.tomography.kernels.passes import subtract
 from pipeline.tomography.priors import Field, Mask, QuadraticPrior, inner
 from pipeline.tomography.projector import Projector
 
@@ -94,7 +97,7 @@ def without_unmeasured(
 
 
 class LocalLeastSquares:
-    """`LeastSquares` computed in this process.
+    """`LeastSquares` computed in this process, on its processor or on its GPU.
 
     Parameters
     ----------
@@ -102,6 +105,8 @@ class LocalLeastSquares:
     data : (n_proj, ny, nx) float32, `b`.
     pixel_weights : (n_proj, ny, nx) or broadcastable, bool or float, `W` >= 0: 0 (False) leaves a
         pixel out, whatever it holds, an inverse variance weighs it; every pixel alike when absent.
+    xp : array module of the device that holds data and weights, and computes: numpy, or cupy for
+        the GPU. Fields come and go as arrays of numpy.
 
     Raises
     ------
@@ -114,24 +119,30 @@ class LocalLeastSquares:
         projector: Projector,
         data: NDArray[np.float32],
         pixel_weights: PixelWeights | None = None,
+        xp: Any = np,
     ):
         if data.shape != projector.stack_shape:
             raise InputError(f"expected a stack of shape {projector.stack_shape}, got {data.shape}")
-        self._weights: NDArray[Any] | None = None
+        self._xp = xp
+        self._weights: Any = None
         self.n_data = int(data.size)
         if pixel_weights is not None:
-            self._weights = np.ascontiguousarray(np.broadcast_to(pixel_weights, data.shape))
-            self.n_data = int(np.count_nonzero(self._weights))
-            if self.n_data == 0 or not np.all(self._weights >= 0.0):
+            weights: NDArray[Any] = np.ascontiguousarray(
+                np.broadcast_to(pixel_weights, data.shape)
+            )
+            self.n_data = int(np.count_nonzero(weights))
+            if self.n_data == 0 or not np.all(weights >= 0.0):
                 raise InputError("pixel weights must be >= 0 and not all zero")
             data = without_unmeasured(data, pixel_weights)
+            self._weights = xp.asarray(weights)
         bad = ~np.isfinite(data).all(axis=(1, 2))
         if bad.any():
             raise InputError(f"projection {int(np.argmax(bad))} holds non-finite values")
         self._projector = projector
-        self._data = np.ascontiguousarray(data, dtype=np.float32)
-        weighted = self._data if self._weights is None else self._data * self._weights
-        self.data_norm2 = inner(self._data, weighted)
+        data = np.ascontiguousarray(data, dtype=np.float32)
+        weighted = data if pixel_weights is None else data * weights
+        self.data_norm2 = inner(data, weighted)
+        self._data = xp.asarray(data)
 
     @property
     def field_shape(self) -> tuple[int, int, int, int]:
@@ -140,17 +151,52 @@ class LocalLeastSquares:
 
     def residual_gradient(self, field: Field) -> tuple[Field, float]:
         """`A^T W (A x − b)` and `Σ w (A x − b)²`."""
-        residual = self._projector.forward(field)
-        residual -= self._data
-        weighted = residual if self._weights is None else residual * self._weights
-        return self._projector.adjoint(weighted), inner(residual, weighted)
+        xp = self._xp
+        with self._named_device():
+            residual = self._projector.forward(xp.asarray(field))
+            if xp is np and self._weights is None:
+                square = float(np.sum(subtract(residual, self._data)))
+                return self._projector.adjoint(residual), square
+            residual -= self._data
+            weighted = residual if self._weights is None else residual * self._weights
+            if xp is np:
+                square = inner(residual, weighted)
+            else:
+                square = float(xp.sum(residual * weighted, dtype=np.float64))
+            return to_host(self._projector.adjoint(weighted)), square
 
     def normal(self, field: Field) -> Field:
         """`A^T W A x`."""
-        stack = self._projector.forward(field)
-        if self._weights is not None:
-            stack *= self._weights
-        return self._projector.adjoint(stack)
+        with self._named_device():
+            stack = self._projector.forward(self._xp.asarray(field))
+            if self._weights is not None:
+                stack *= self._weights
+            return to_host(self._projector.adjoint(stack))
+
+    @contextmanager
+    def _named_device(self) -> Iterator[None]:
+        """Say which memory is too small."""
+        try:
+            yield
+        except MemoryError as error:
+            if self._xp is np:
+                raise
+            n, ny, nx = self._projector.stack_shape
+            raise ResourceError(
+                f"the GPU has too little memory for {n} projections of {ny} x {nx} pixels and a "
+                f"field of shape {self.field_shape}: use one with more, or set {NO_GPU}, which "
+                "computes on the processor"
+            ) from error
+
+
+def data_term(
+    projector: Projector, data: NDArray[np.float32], pixel_weights: PixelWeights | None = None
+) -> LocalLeastSquares:
+    """`LocalLeastSquares` on the GPU of this process if it has one, else on its processor.
+
+    Parameters and errors as there.
+    """
+    return LocalLeastSquares(projector, data, pixel_weights, compute_module(projector.device_needs))
 
 
 @dataclass(frozen=True)

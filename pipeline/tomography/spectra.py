@@ -314,7 +314,7 @@ def _spectrum_size(n: int) -> int:
     """Points of the spectrum of `n` voxels: even, so that its middle is the frequency zero."""
     size = max(2 * TAPS, int(np.ceil(_FINER * n)))
     size += size % 2
-    while _rest(size, (2, 3, 5)) > 1:
+    while _rest(size, (2, 3, 5, 7, 11)) > 1:
         size += 2
     return size
 

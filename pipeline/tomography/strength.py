@@ -20,9 +20,9 @@ from pipeline.tomography.priors import Field, GradientPrior, Mask, QuadraticPrio
 from pipeline.tomography.projector import Projector
 from pipeline.tomography.solvers import (
     LeastSquares,
-    LocalLeastSquares,
     PixelWeights,
     conjugate_gradient,
+    data_term,
     settled_fall,
     without_unmeasured,
 )
@@ -195,7 +195,7 @@ class _Trial:
         rest: LeastSquares
         if self.part is None:
             seen = None if weights is None else weights[fitted]
-            rest = LocalLeastSquares(self.projector.subset(fitted), self.data[fitted], seen)
+            rest = data_term(self.projector.subset(fitted), self.data[fitted], seen)
         else:
             rest = self.part(fitted)
         if rest.data_norm2 <= 0.0:

@@ -13,12 +13,16 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline import backend
+from pipeline.distribute_shards import InProcessLeastSquares
 from pipeline.errors import ResourceError
+from pipeline.stacks import DifferencedStack
 from pipeline.tomography import projector as projector_module
 from pipeline.tomography.contrast import linear_difference_weights, scalar_weights
 from pipeline.tomography.geometry import euler_rotations, series_rotations
+from pipeline.tomography.kernels import twins
 from pipeline.tomography.kernels.twins import SOURCE, DeviceKernels
 from pipeline.tomography.projector import Projector, Scheme
+from pipeline.tomography.solvers import data_term
 
 ROUNDING = 2e-6  # float32 sums of some thousand terms, relative to the norm
 
@@ -151,6 +155,126 @@ def test_without_cupy_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         ResourceError, match=r"need the library cupy: pip install 'dichrotomo\[gpu\]'"
     ):
         backend.launcher("")
+
+
+class DeviceArray(np.ndarray):
+    """Refuses to meet arrays of the host, as cupy's arrays do."""
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=(), **options):
+        given = [on_host_memory(value) for value in inputs]
+        target = tuple(on_host_memory(value) for value in out)
+        found = getattr(ufunc, method)(*given, **options, **({"out": target} if out else {}))
+        return out[0] if out else on_device_memory(found)
+
+    def __array_function__(self, function, _, arguments, options):
+        return on_device_memory(function(*map(on_host_memory, arguments), **options))
+
+    def __getitem__(self, key):
+        parts = key if isinstance(key, tuple) else (key,)
+        return super().__getitem__(tuple(on_host_memory(part) for part in parts))
+
+    def __setitem__(self, key, value):
+        parts = key if isinstance(key, tuple) else (key,)
+        here = self.view(np.ndarray)
+        here[tuple(on_host_memory(part) for part in parts)] = on_host_memory(value)
+
+
+def on_host_memory(value: Any) -> Any:
+    """What a kernel of the device works on; arrays of the host do not get there by themselves."""
+    if isinstance(value, DeviceArray):
+        return value.view(np.ndarray)
+    if isinstance(value, np.ndarray) and value.ndim > 0:
+        raise TypeError("an array of the host among those of the device")
+    return value
+
+
+def on_device_memory(value: Any) -> Any:
+    return value.view(DeviceArray) if isinstance(value, np.ndarray) else value
+
+
+class DeviceModule:
+    """What the projector uses of cupy, with memory of the host that is kept apart."""
+
+    ndarray = DeviceArray
+
+    @staticmethod
+    def asarray(array: Any) -> DeviceArray:
+        return on_device_memory(np.array(array, copy=not isinstance(array, DeviceArray)))
+
+    @staticmethod
+    def asnumpy(array: DeviceArray) -> NDArray[Any]:
+        assert isinstance(array, DeviceArray)
+        return np.array(array.view(np.ndarray))
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            given = [on_host_memory(argument) for argument in arguments]
+            return on_device_memory(getattr(np, name)(*given, **options))
+
+        return call
+
+
+@pytest.fixture
+def device(host_kernels, monkeypatch) -> DeviceModule:
+    """A GPU, as far as everything but its speed goes."""
+    module = DeviceModule()
+
+    def launch(name: str, n_threads: int, *arguments: Any) -> None:
+        host_kernels._launch(name, n_threads, *(on_host_memory(value) for value in arguments))
+
+    monkeypatch.setattr(backend, "_cupy", lambda: module)
+    monkeypatch.setattr(backend, "gpu_available", lambda: True)
+    monkeypatch.setattr(twins, "_on_device", lambda _: DeviceKernels(module, launch))
+    return module
+
+
+@pytest.mark.parametrize("weights", [None, "bool", "float"])
+@pytest.mark.parametrize("scheme", ["series", "general"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_data_term_lives_on_the_device(scheme, masked, weights, device, monkeypatch):
+    projector = make(SHAPES[1], scheme, masked)
+    data, field = noise(projector.stack_shape, 8), noise(projector.field_shape, 9)
+    seen = None if weights is None else np.abs(data) > 0.2
+    seen = seen if weights != "float" else seen * np.abs(data)
+    monkeypatch.setenv("DICHROTOMO_GPU", "off")
+    expected = data_term(projector, data, seen)
+    monkeypatch.delenv("DICHROTOMO_GPU")
+    found = data_term(projector, data, seen)
+    assert isinstance(found._data, DeviceArray)
+    assert not isinstance(expected._data, DeviceArray)
+    assert (found.n_data, found.data_norm2) == (expected.n_data, expected.data_norm2)
+    (slope, square), (other, other_square) = (
+        term.residual_gradient(field) for term in (found, expected)
+    )
+    assert type(slope) is np.ndarray
+    close(slope, other)
+    assert square == pytest.approx(other_square, rel=2e-6)
+    close(found.normal(field), expected.normal(field))
+
+
+def test_shards_are_computed_on_the_device(device, monkeypatch):
+    turns = series_rotations(np.arange(0.0, 180.0, 20.0), 30.0)
+    weights = linear_difference_weights(turns)
+    data = noise((len(turns), 12, 10), 10)
+    stack = DifferencedStack(data, turns, weights, "linear", 1e-8, 0.0, point_spread_px=0.4)
+    field = noise((6, 9, 12, 10), 11)
+    found = InProcessLeastSquares(stack, (9, 12, 10))
+    assert isinstance(found._problems[0]._data, DeviceArray)
+    slope, _ = found.residual_gradient(field)
+    monkeypatch.setenv("DICHROTOMO_GPU", "off")
+    close(slope, InProcessLeastSquares(stack, (9, 12, 10)).residual_gradient(field)[0])
+
+
+def test_too_little_memory_of_the_device_is_named(device, monkeypatch):
+    projector = make(SHAPES[0], "series")
+    term = data_term(projector, noise(projector.stack_shape, 8))
+
+    def full(_: Any) -> Any:
+        raise MemoryError("out of memory allocating 9 bytes")
+
+    monkeypatch.setattr(device.__class__, "asarray", staticmethod(full))
+    with pytest.raises(ResourceError, match=r"the GPU has too little memory for 20 projections of"):
+        term.normal(noise(projector.field_shape, 9))
 
 
 @pytest.mark.gpu

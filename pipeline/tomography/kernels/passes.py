@@ -1,0 +1,56 @@
+"""Single passes over whole fields and stacks, on all threads and in a fixed order.
+
+Numpy does them on one thread, and one operation after another through memory. Sums of a line are
+taken in float32, those of lines in float64.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, prange
+from numpy.typing import NDArray
+
+_PIECE = 4096
+"""Numbers of a piece of an array that is looked at by one task at a time."""
+
+_INFINITE = np.uint32(0x7F800000)
+"""Bits of the exponent, all of which are set in infinities and NaN only."""
+
+
+def all_finite(values: NDArray[np.float32]) -> bool:
+    """Whether no number of a contiguous float32 array, of any shape, is NaN or infinite."""
+    return not bool(_any_infinite(values.reshape(-1).view(np.uint32)))
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def _any_infinite(bits: NDArray[np.uint32]) -> int:
+    found = 0
+    for piece in prange((len(bits) + _PIECE - 1) // _PIECE):
+        part = bits[piece * _PIECE : (piece + 1) * _PIECE]
+        here = False
+        for i in range(len(part)):
+            here |= (part[i] & _INFINITE) == _INFINITE
+        found += int(here)
+    return found
+
+
+@njit(cache=True, fastmath={"contract", "reassoc"}, error_model="numpy")
+def _subtract_line(line: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    total = np.float32(0.0)
+    for i in range(len(line)):
+        difference = line[i] - other[i]
+        line[i] = difference
+        total += difference * difference
+    return float(total)
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def subtract(stack: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Subtract `other` (n, ny, nx) from `stack` in place; sum of squares (n,) of each image."""
+    squares = np.zeros(len(stack), np.float64)
+    for m in prange(len(stack)):
+        total = 0.0
+        for y in range(stack.shape[1]):
+            total += _subtract_line(stack[m, y], other[m, y])
+        squares[m] = total
+    return squares
