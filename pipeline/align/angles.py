@@ -29,7 +29,8 @@ from pipeline.errors import GeometryError
 from pipeline.progress import Progress, ProgressCallback, silent
 from pipeline.stacks import DifferencedStack
 from pipeline.tomography.geometry import check_rotations
-from pipeline.tomography.priors import Field, GradientPrior, Mask, component_metric, inner
+from pipeline.tomography.kernels.passes import inner
+from pipeline.tomography.priors import Field, GradientPrior, Mask, component_metric
 from pipeline.tomography.projector import Projector
 from pipeline.tomography.solvers import (
     LocalLeastSquares,

@@ -23,7 +23,8 @@ from pipeline.progress import ProgressCallback, silent
 from pipeline.reconstruct.smooth import check_inputs
 from pipeline.stacks import Contrast, DifferencedStack
 from pipeline.tomography.binning import binned_stack, every, fewer
-from pipeline.tomography.priors import Field, GradientPrior, component_metric, inner
+from pipeline.tomography.kernels.passes import inner
+from pipeline.tomography.priors import Field, GradientPrior, component_metric
 from pipeline.tomography.projector import Projector, fastest_scheme
 from pipeline.tomography.solvers import conjugate_gradient, without_unmeasured
 from pipeline.tomography.strength import mean_diagonal

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from pipeline.errors import ConvergenceError
 from pipeline.progress import Progress, ProgressCallback, silent
 from pipeline.reconstruct.axes import Packed, outer_gradient, outer_tensor
-from pipeline.tomography.priors import Mask, inner
+from pipeline.tomography.kernels.passes import inner
+from pipeline.tomography.priors import Mask
 from pipeline.tomography.solvers import LeastSquares
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConvergenceError
 from pipeline.progress import Progress, ProgressCallback, silent
-from pipeline.tomography.priors import inner
+from pipeline.tomography.kernels.passes import inner
 from pipeline.tomography.projector import Projector
 from pipeline.tomography.solvers import PixelWeights, without_unmeasured
 

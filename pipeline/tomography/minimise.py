@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConvergenceError
 from pipeline.progress import Progress, ProgressCallback, silent
-from pipeline.tomography.priors import inner
+from pipeline.tomography.kernels.passes import add_scaled, inner
 from pipeline.tomography.solvers import PLATEAU_WINDOW, finite, plateau
 
 ARMIJO = 1e-4
@@ -164,7 +164,7 @@ def _two_loop(
     factors = []
     for step, change, curvature in reversed(pairs):
         factor = inner(step, direction) / curvature
-        direction -= np.float32(factor) * change
+        add_scaled(direction, -factor, change)
         factors.append(factor)
     if inverse is not None:
         direction = inverse(direction)
@@ -172,7 +172,7 @@ def _two_loop(
         _, change, curvature = pairs[-1]
         direction *= np.float32(curvature / inner(change, change))
     for (step, change, curvature), factor in zip(pairs, reversed(factors), strict=True):
-        direction += np.float32(factor - inner(change, direction) / curvature) * step
+        add_scaled(direction, factor - inner(change, direction) / curvature, step)
     return direction
 
 

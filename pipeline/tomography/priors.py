@@ -18,6 +18,8 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
+from pipeline.tomography.kernels.passes import inner
+
 Field = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
@@ -149,11 +151,6 @@ def _weighted_laplacian(
                         if x < nx - 1 and support[z, y, x + 1]:
                             total += own * (here - field[c, z, y, x + 1])
                     out[c, z, y, x] = scale * total
-
-
-def inner(a: Field, b: Field) -> float:
-    """Inner product of two float32 arrays, summed in float64 in a fixed order."""
-    return float(np.einsum("i,i->", a.reshape(-1), b.reshape(-1), dtype=np.float64))
 
 
 def unpack(packed: Field, support: Mask) -> Field:

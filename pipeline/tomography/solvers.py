@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from pipeline.backend import NO_GPU, compute_module, to_host
 from pipeline.errors import ConvergenceError, InputError, ResourceError
 from pipeline.progress import Progress, ProgressCallback, silent
-from pipeline.tomography.kernels.passes import subtract
-from pipeline.tomography.priors import Field, Mask, QuadraticPrior, inner
+from pipeline.tomography.kernels.passes import add_scaled, inner, keep_inside, subtract
+from pipeline.tomography.priors import Field, Mask, QuadraticPrior
 from pipeline.tomography.projector import Projector
 
 PixelWeights = NDArray[np.float32] | NDArray[np.bool_]
@@ -127,9 +127,7 @@ class LocalLeastSquares:
         self._weights: Any = None
         self.n_data = int(data.size)
         if pixel_weights is not None:
-            weights: NDArray[Any] = np.ascontiguousarray(
-                np.broadcast_to(pixel_weights, data.shape)
-            )
+            weights: NDArray[Any] = np.ascontiguousarray(np.broadcast_to(pixel_weights, data.shape))
             self.n_data = int(np.count_nonzero(weights))
             if self.n_data == 0 or not np.all(weights >= 0.0):
                 raise InputError("pixel weights must be >= 0 and not all zero")
@@ -336,28 +334,28 @@ def conjugate_gradient(
         image = _masked(problem.normal(x), mask)
         residual2 += inner(x, image) - 2.0 * inner(x, right)
         residual -= image
-        residual -= _hessian(priors, x, mask)
+        for prior in priors:
+            residual -= _inside(prior.hessian(x), x, mask)
     reference = inner(right, inverse * right)
     direction = inverse * residual
     rho = inner(residual, direction)
     stopped = "converged" if rho <= tolerance**2 * reference else None
     while stopped is None and len(monitor.residuals) < iterations:
-        image = _masked(problem.normal(direction), mask)
+        image = _inside(problem.normal(direction), direction, mask)
         length2 = inner(direction, image)
         slope = 2.0 * (inner(x, image) - inner(direction, right))
-        if priors:
-            image += _hessian(priors, direction, mask)
+        for prior in priors:
+            add_scaled(image, 1.0, _inside(prior.hessian(direction), direction, mask))
         curvature = inner(direction, image)
         if curvature <= 0.0:
             stopped = "converged"
             break
         step = finite(rho / curvature, stage, len(monitor.residuals) + 1)
-        x += np.float32(step) * direction
-        image *= np.float32(step)
-        residual -= image
+        add_scaled(x, step, direction)
+        add_scaled(residual, -step, image)
         residual2 += step * slope + step**2 * length2
         monitor.record(residual2)
-        rho, previous = inner(residual, inverse * residual), rho
+        rho, previous = _weighted_square(residual, inverse), rho
         if rho <= tolerance**2 * reference:
             stopped = "converged"
         elif 0.5 * step * previous < settled:
@@ -366,7 +364,8 @@ def conjugate_gradient(
             # With a prior the residual may rise on the way to the minimum of the sum.
             stopped = monitor.stop(residual2)
         direction *= np.float32(rho / previous)
-        direction += inverse * residual
+        for part, factor, rest in zip(direction, inverse.ravel(), residual, strict=True):
+            add_scaled(part, float(factor), rest)
     done = len(monitor.residuals)
     return Solution(x, monitor.residuals, done, stopped or "iterations")
 
@@ -375,17 +374,28 @@ def _masked(field: Field, mask: Mask, factor: float = 1.0) -> Field:
     return np.asarray(field * (mask * np.float32(factor)), dtype=np.float32)
 
 
-def _hessian(priors: Sequence[QuadraticPrior], x: Field, mask: Mask) -> Field:
-    total = np.zeros_like(x)
-    for prior in priors:
-        total += prior.hessian(x)
-    return _masked(total, mask)
+def _inside(product: Field, factor: Field, mask: Mask) -> Field:
+    """The product of an operator with `factor`, zero outside the mask; never `factor` itself."""
+    if np.may_share_memory(product, factor):
+        product = product.copy()
+    product = np.ascontiguousarray(product, dtype=np.float32)
+    keep_inside(product, mask)
+    return product
 
 
 def _start(x0: Field, shape: tuple[int, ...]) -> Field:
     if x0.shape != shape:
         raise InputError(f"expected a start of shape {shape}, got {x0.shape}")
     return np.asarray(x0, dtype=np.float32)
+
+
+def _weighted_square(field: Field, weights: Field) -> float:
+    """`<x, w x>` with a weight (c, 1, 1, 1) for each component."""
+    parts = (
+        float(weight) * inner(part, part)
+        for part, weight in zip(field, weights.ravel(), strict=True)
+    )
+    return sum(parts)
 
 
 def _inverse_metric(metric: NDArray[np.float64] | None, n: int) -> Field:

@@ -20,7 +20,8 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-from pipeline.tomography.priors import EdgePreservingPrior, Field, inner
+from pipeline.tomography.kernels.passes import inner
+from pipeline.tomography.priors import EdgePreservingPrior, Field
 
 Packed = NDArray[np.float32]
 Solve = Callable[[Packed], Packed]

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.progress import Progress, ProgressCallback, silent
-from pipeline.tomography.priors import Field, GradientPrior, Mask, QuadraticPrior, inner
+from pipeline.tomography.kernels.passes import inner
+from pipeline.tomography.priors import Field, GradientPrior, Mask, QuadraticPrior
 from pipeline.tomography.projector import Projector
 from pipeline.tomography.solvers import (
     LeastSquares,

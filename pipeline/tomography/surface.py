@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from scipy import ndimage, sparse
 
 from pipeline.errors import InputError
-from pipeline.tomography.priors import Field, GradientPrior, Mask, inner
+from pipeline.tomography.kernels.passes import inner
+from pipeline.tomography.priors import Field, GradientPrior, Mask
 
 NORMAL_SIGMA = 1.0
 """Width of the smoothing by which the surface's normal is taken [voxel]: a surface of voxels has

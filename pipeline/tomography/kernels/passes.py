@@ -54,3 +54,58 @@ def subtract(stack: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[
             total += _subtract_line(stack[m, y], other[m, y])
         squares[m] = total
     return squares
+
+
+def inner(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Inner product of two float32 arrays of one shape, summed in float64 in a fixed order."""
+    if a.shape != b.shape:
+        raise ValueError(f"inner: expected arrays of one shape, found {a.shape} and {b.shape}")
+    return float(np.sum(_inner_pieces(a.reshape(-1), b.reshape(-1))))
+
+
+@njit(cache=True, fastmath={"contract", "reassoc"}, error_model="numpy")
+def _inner_line(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    total = 0.0
+    for i in range(len(a)):
+        total += np.float64(a[i]) * np.float64(b[i])
+    return total
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def _inner_pieces(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
+    sums = np.empty((len(a) + _PIECE - 1) // _PIECE, np.float64)
+    for piece in prange(len(sums)):
+        first, last = piece * _PIECE, min((piece + 1) * _PIECE, len(a))
+        sums[piece] = _inner_line(a[first:last], b[first:last])
+    return sums
+
+
+def add_scaled(target: NDArray[np.float32], factor: float, values: NDArray[np.float32]) -> None:
+    """`target += factor values`, in place; contiguous float32 arrays of one shape."""
+    if target.shape != values.shape or not target.flags.c_contiguous:
+        raise ValueError(
+            f"add_scaled: expected contiguous arrays of one shape, found {target.shape} "
+            f"and {values.shape}"
+        )
+    _add_scaled(target.reshape(-1), np.float32(factor), values.reshape(-1))
+
+
+@njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
+def _add_scaled(
+    target: NDArray[np.float32], factor: np.float32, values: NDArray[np.float32]
+) -> None:
+    for piece in prange((len(target) + _PIECE - 1) // _PIECE):
+        for i in range(piece * _PIECE, min((piece + 1) * _PIECE, len(target))):
+            target[i] += factor * values[i]
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def keep_inside(field: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
+    """Set a field (c, z, y, x) to zero outside of a mask (z, y, x), in place."""
+    nc, nz, ny, nx = field.shape
+    for z in prange(nz):
+        for c in range(nc):
+            for y in range(ny):
+                for x in range(nx):
+                    if not mask[z, y, x]:
+                        field[c, z, y, x] = np.float32(0.0)

@@ -27,7 +27,7 @@ from pipeline.tomography.contrast import (
     scalar_weights,
 )
 from pipeline.tomography.geometry import euler_angles_deg, euler_rotations
-from pipeline.tomography.priors import inner
+from pipeline.tomography.kernels.passes import inner
 from pipeline.tomography.projector import Projector
 from schemas.recipe import AngleSettings
 

@@ -13,13 +13,13 @@ from pipeline.reconstruct.orientation import rank_one_objective
 from pipeline.reconstruct.vector import edge_objective, magnitude_objective
 from pipeline.tomography.contrast import circular_weights, linear_difference_weights
 from pipeline.tomography.geometry import series_rotations
+from pipeline.tomography.kernels.passes import inner
 from pipeline.tomography.minimise import ResidualCurve
 from pipeline.tomography.priors import (
     EdgePreservingPrior,
     GradientPrior,
     SumOfPriors,
     component_metric,
-    inner,
 )
 from pipeline.tomography.projector import Projector
 from pipeline.tomography.solvers import LocalLeastSquares

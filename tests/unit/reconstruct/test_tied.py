@@ -14,8 +14,9 @@ from pipeline.reconstruct.tied import refine_tied, tied_objective
 from pipeline.stacks import DifferencedStack
 from pipeline.tomography.contrast import linear_difference_weights
 from pipeline.tomography.geometry import series_rotations
+from pipeline.tomography.kernels.passes import inner
 from pipeline.tomography.minimise import ResidualCurve
-from pipeline.tomography.priors import EdgePreservingPrior, component_metric, inner
+from pipeline.tomography.priors import EdgePreservingPrior, component_metric
 from pipeline.tomography.projector import Projector
 from pipeline.tomography.solvers import LocalLeastSquares
 from schemas.recipe import OrientationSettings

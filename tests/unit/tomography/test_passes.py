@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.tomography.kernels.passes import all_finite, subtract
+from pipeline.tomography.kernels.passes import all_finite, inner, subtract
 
 
 @pytest.mark.parametrize("size", [1, 4095, 4096, 4097, 20000])
@@ -28,3 +28,17 @@ def test_differences_and_their_squares() -> None:
     np.testing.assert_array_equal(stack, difference)
     expected = np.sum(difference.astype(np.float64) ** 2, axis=(1, 2))
     np.testing.assert_allclose(squares, expected, rtol=1e-6)  # rounding of one line
+
+
+@pytest.mark.parametrize("shape", [(1,), (3, 4097), (6, 5, 7, 31)])
+def test_inner_products_are_summed_in_double_precision(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(1)
+    a, b = (rng.standard_normal(shape).astype(np.float32) for _ in range(2))
+    expected = np.vdot(a.astype(np.float64), b.astype(np.float64))
+    assert inner(a, b) == pytest.approx(expected, abs=1e-12 * a.size)
+    assert inner(a, b) == inner(a, b)
+
+
+def test_inner_products_of_other_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected arrays of one shape, found \(3,\) and \(4,\)"):
+        inner(np.zeros(3, np.float32), np.zeros(4, np.float32))

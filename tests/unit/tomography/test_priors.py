@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from pipeline.errors import InputError
+from pipeline.tomography.kernels.passes import inner
 from pipeline.tomography.priors import (
     EdgePreservingPrior,
     GradientPrior,
     SumOfPriors,
     component_metric,
-    inner,
     unpack,
 )
 from pipeline.tomography.surface import CurvaturePrior, SurfacePrior, surface_differences

@@ -8,7 +8,8 @@ import pytest
 from pipeline.errors import ConvergenceError, InputError
 from pipeline.tomography.contrast import linear_difference_weights
 from pipeline.tomography.geometry import series_rotations
-from pipeline.tomography.priors import GradientPrior, component_metric, inner
+from pipeline.tomography.kernels.passes import inner
+from pipeline.tomography.priors import GradientPrior, component_metric
 from pipeline.tomography.projector import Projector
 from pipeline.tomography.solvers import (
     LocalLeastSquares,
