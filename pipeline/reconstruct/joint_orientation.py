@@ -36,6 +36,7 @@ from pipeline.reconstruct.smooth import (
     MakeTerm,
 )
 from pipeline.stacks import DifferencedStack
+from pipeline.tomography.kernels.packed import unpack
 from pipeline.tomography.kernels.passes import inner
 from pipeline.tomography.minimise import Objective, ResidualCurve, quasi_newton
 from pipeline.tomography.priors import (
@@ -44,7 +45,6 @@ from pipeline.tomography.priors import (
     GradientPrior,
     Mask,
     component_metric,
-    unpack,
 )
 from pipeline.tomography.projector import Projector, fastest_scheme
 from pipeline.tomography.solvers import (

@@ -20,7 +20,6 @@ from pipeline.progress import ProgressCallback, silent
 from pipeline.reconstruct.axes import (
     Packed,
     dichroism_sign,
-    outer_gradient,
     outer_tensor,
     principal_axes,
     upper_half,
@@ -44,8 +43,16 @@ from pipeline.reconstruct.smooth import (
 )
 from pipeline.reconstruct.tied import refine_tied
 from pipeline.stacks import DifferencedStack
+from pipeline.tomography.contrast import TENSOR_COMPONENTS
+from pipeline.tomography.kernels.packed import (
+    pack,
+    pack_outer_gradient,
+    row_starts,
+    unpack,
+    unpack_outer,
+)
 from pipeline.tomography.minimise import Objective, ResidualCurve, quasi_newton
-from pipeline.tomography.priors import EdgePreservingPrior, Mask, component_metric, unpack
+from pipeline.tomography.priors import EdgePreservingPrior, Mask, component_metric
 from pipeline.tomography.projector import Projector, fastest_scheme
 from pipeline.tomography.solvers import (
     LeastSquares,
@@ -171,7 +178,7 @@ def reconstruct_orientation(
         make=make,
         progress=progress,
     )
-    packed = smooth.solution.field[:, support]
+    packed = pack(smooth.solution.field, support)
     sign = dichroism_sign(packed)
     principal = principal_axes(packed, sign)
     residuals, stopped = smooth.solution.residuals, smooth.solution.stopped
@@ -366,15 +373,20 @@ def rank_one_objective(
 ) -> Objective:
     """Misfit and penalty of `s v vᵀ`, over the norm of the data, as a function of `v / unit`."""
 
+    starts = row_starts(prior.support)
+    scale = np.float32(sign) * unit**2
+    field = np.empty((len(TENSOR_COMPONENTS), *prior.support.shape), np.float32)
+
     def objective(scaled: Packed) -> tuple[float, Packed]:
-        field = unpack(np.float32(sign) * unit**2 * outer_tensor(scaled), prior.support)
+        vectors = np.ascontiguousarray(scaled)
+        unpack_outer(vectors, scale, prior.support, starts, field)
         gradient, residual2 = problem.residual_gradient(field)
         penalty, bend = prior.value_gradient(field)
         curve.latest = float(np.sqrt(residual2 / problem.data_norm2))
-        gradient += bend
-        chained = outer_gradient(gradient[:, prior.support], scaled)
-        factor = np.float32(sign * float(unit) ** 2 / problem.data_norm2)
-        return (0.5 * residual2 + penalty) / problem.data_norm2, factor * chained
+        factor = np.float32(float(scale) / problem.data_norm2)
+        chained = np.empty_like(vectors)
+        pack_outer_gradient(gradient, bend, vectors, factor, prior.support, starts, chained)
+        return (0.5 * residual2 + penalty) / problem.data_norm2, chained
 
     return objective
 

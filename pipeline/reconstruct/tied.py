@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError
 from pipeline.progress import ProgressCallback, silent
 from pipeline.reconstruct.axes import Packed, outer_gradient, outer_tensor
+from pipeline.tomography.kernels.packed import unpack
 from pipeline.tomography.minimise import Objective, ResidualCurve, quasi_newton
-from pipeline.tomography.priors import EdgePreservingPrior, unpack
+from pipeline.tomography.priors import EdgePreservingPrior
 from pipeline.tomography.solvers import LeastSquares
 
 

@@ -22,9 +22,10 @@ from pipeline.reconstruct.smooth import (
     smooth_solution,
 )
 from pipeline.stacks import DifferencedStack
+from pipeline.tomography.kernels.packed import unpack
 from pipeline.tomography.kernels.passes import inner
 from pipeline.tomography.minimise import Objective, ResidualCurve, quasi_newton
-from pipeline.tomography.priors import Field, Mask, Prior, SumOfPriors, unpack
+from pipeline.tomography.priors import Field, Mask, Prior, SumOfPriors
 from pipeline.tomography.projector import Projector, Scheme, fastest_scheme
 from pipeline.tomography.solvers import (
     LeastSquares,

@@ -153,13 +153,6 @@ def _weighted_laplacian(
                     out[c, z, y, x] = scale * total
 
 
-def unpack(packed: Field, support: Mask) -> Field:
-    """Values (c, n) of the support's voxels as a field (c, z, y, x), zero elsewhere."""
-    out = np.zeros((len(packed), *support.shape), dtype=np.float32)
-    out[:, support] = packed
-    return out
-
-
 @dataclass(frozen=True)
 class GradientPrior:
     """`strength / 2 · Σ |x_i − x_j|²` over neighbouring voxels of the support.

@@ -33,7 +33,7 @@ _TAIL = 4
 """Columns beyond the shadow of the volume up to which images are looked at, and columns between
 those and what wraps round: the shadow of a band-limited voxel has a tail."""
 
-_SLAB_BYTES = 96 * 2**20
+_SLAB_BYTES = 320 * 2**20
 """Most of the spectrum and the lines of the slices that are computed at a time."""
 
 _LANES = 8

@@ -15,13 +15,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
+from pipeline.tomography.kernels.packed import (
+    Starts,
+    edge_stiffness,
+    pack,
+    row_starts,
+    unpack,
+    unpack_outer,
+)
 from pipeline.tomography.kernels.passes import inner
-from pipeline.tomography.priors import EdgePreservingPrior, Field
+from pipeline.tomography.priors import TENSOR_COMPONENTS, EdgePreservingPrior, Field
 
 Packed = NDArray[np.float32]
 Solve = Callable[[Packed], Packed]
@@ -79,7 +88,7 @@ class StiffRankOne:
         """
         scale = self.unit**4 * self.factor
         vectors = self._padded(x[:3])
-        edges = self._edges(vectors, scale)
+        edges = self._edges(x[:3], scale)
         if share is not None:
             self.curvature *= SOFTER if share >= 1.0 else STIFFER
         theta = self.curvature * scale
@@ -94,29 +103,25 @@ class StiffRankOne:
 
     def _padded(self, x: Packed) -> Field:
         """Packed values in a volume with a voxel of nothing around it."""
-        out = np.zeros((3, *(n + 2 for n in self.prior.support.shape)), np.float32)
-        out[:, 1:-1, 1:-1, 1:-1][:, self.prior.support] = x
-        return out
+        return unpack(x, self.prior.support, self._starts, border=1)
 
     def _packed(self, padded: Field) -> Packed:
-        return np.asarray(padded[:, 1:-1, 1:-1, 1:-1][:, self.prior.support])
+        return pack(padded, self.prior.support, self._starts, border=1)
 
-    def _edges(self, vectors: Field, scale: float) -> Field:
+    @cached_property
+    def _starts(self) -> Starts:
+        return row_starts(self.prior.support)
+
+    def _edges(self, x: Packed, scale: float) -> Field:
         """Stiffness (3, z, y, x) of the differences along z, y and x, zero across the surface."""
-        inside = vectors[:, 1:-1, 1:-1, 1:-1]
-        pairs = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
-        tensor = np.stack([inside[i] * inside[j] for i, j in pairs])
-        tensor *= np.float32(self.unit**2)
-        weights = np.zeros(vectors.shape[1:], np.float32)
-        weights[1:-1, 1:-1, 1:-1] = self.prior.weights(tensor)
-        weights *= np.float32(scale * self.prior.strength / self.prior.scale)
-        support = np.zeros(weights.shape, np.bool_)
-        support[1:-1, 1:-1, 1:-1] = self.prior.support
-        edges = np.zeros((3, *weights.shape), np.float32)
-        for axis in range(3):
-            here = tuple(slice(0, -1) if k == axis else slice(None) for k in range(3))
-            there = tuple(slice(1, None) if k == axis else slice(None) for k in range(3))
-            edges[axis][here] = weights[here] * support[there]
+        support = self.prior.support
+        tensor = np.empty((TENSOR_COMPONENTS, *support.shape), np.float32)
+        unpack_outer(
+            np.ascontiguousarray(x), np.float32(self.unit**2), support, self._starts, tensor
+        )
+        factor = np.float32(scale * self.prior.strength / self.prior.scale)
+        edges = np.zeros((3, *(n + 2 for n in support.shape)), np.float32)
+        edge_stiffness(self.prior.weights(tensor), support, factor, edges)
         return edges
 
     def _solve(self, vectors: Field, edges: Field, theta: float, rest: Field) -> Packed:

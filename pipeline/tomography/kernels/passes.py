@@ -6,6 +6,8 @@ taken in float32, those of lines in float64.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
@@ -60,7 +62,15 @@ def inner(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     """Inner product of two float32 arrays of one shape, summed in float64 in a fixed order."""
     if a.shape != b.shape:
         raise ValueError(f"inner: expected arrays of one shape, found {a.shape} and {b.shape}")
-    return float(np.sum(_inner_pieces(a.reshape(-1), b.reshape(-1))))
+    one, other = _as_lines(a, b)
+    return float(np.sum(_inner_pieces(one, other)))
+
+
+def _as_lines(a: NDArray[np.float32], b: NDArray[np.float32]) -> tuple[Any, Any]:
+    """Both in one order, that of their memory where it is the same."""
+    if a.flags.f_contiguous and b.flags.f_contiguous:
+        a, b = a.T, b.T
+    return a.reshape(-1), b.reshape(-1)
 
 
 @njit(cache=True, fastmath={"contract", "reassoc"}, error_model="numpy")
@@ -81,13 +91,16 @@ def _inner_pieces(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.
 
 
 def add_scaled(target: NDArray[np.float32], factor: float, values: NDArray[np.float32]) -> None:
-    """`target += factor values`, in place; contiguous float32 arrays of one shape."""
-    if target.shape != values.shape or not target.flags.c_contiguous:
+    """`target += factor values`, in place; float32 arrays of one shape."""
+    if target.shape != values.shape:
         raise ValueError(
-            f"add_scaled: expected contiguous arrays of one shape, found {target.shape} "
-            f"and {values.shape}"
+            f"add_scaled: expected arrays of one shape, found {target.shape} and {values.shape}"
         )
-    _add_scaled(target.reshape(-1), np.float32(factor), values.reshape(-1))
+    line, other = _as_lines(target, values)
+    if np.may_share_memory(line, target):
+        _add_scaled(line, np.float32(factor), other)
+    else:
+        target += np.float32(factor) * values
 
 
 @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")

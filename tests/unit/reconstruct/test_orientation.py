@@ -14,7 +14,8 @@ from pipeline.reconstruct.orientation import reconstruct_orientation, refine_ran
 from pipeline.stacks import DifferencedStack
 from pipeline.tomography.contrast import linear_difference_weights
 from pipeline.tomography.geometry import series_rotations
-from pipeline.tomography.priors import EdgePreservingPrior, component_metric, unpack
+from pipeline.tomography.kernels.packed import unpack
+from pipeline.tomography.priors import EdgePreservingPrior, component_metric
 from pipeline.tomography.projector import Projector
 from pipeline.tomography.solvers import LocalLeastSquares
 from pipeline.tomography.strength import mean_diagonal

@@ -10,7 +10,7 @@ from pipeline.reconstruct.axes import outer_tensor
 from pipeline.reconstruct.random_starts import _quartic_minimum, descend_axis
 from pipeline.tomography.contrast import linear_difference_weights
 from pipeline.tomography.geometry import series_rotations
-from pipeline.tomography.priors import unpack
+from pipeline.tomography.kernels.packed import unpack
 from pipeline.tomography.projector import Projector
 from pipeline.tomography.solvers import LocalLeastSquares
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from pipeline.errors import InputError
+from pipeline.tomography.kernels.packed import unpack
 from pipeline.tomography.kernels.passes import inner
 from pipeline.tomography.priors import (
     EdgePreservingPrior,
     GradientPrior,
     SumOfPriors,
     component_metric,
-    unpack,
 )
 from pipeline.tomography.surface import CurvaturePrior, SurfacePrior, surface_differences
 

@@ -9,8 +9,9 @@ from pipeline.reconstruct.axes import outer_gradient, outer_tensor
 from pipeline.reconstruct.orientation import rank_one_objective
 from pipeline.tomography.contrast import linear_difference_weights
 from pipeline.tomography.geometry import series_rotations
+from pipeline.tomography.kernels.packed import unpack
 from pipeline.tomography.minimise import ResidualCurve, quasi_newton
-from pipeline.tomography.priors import EdgePreservingPrior, component_metric, unpack
+from pipeline.tomography.priors import EdgePreservingPrior, component_metric
 from pipeline.tomography.projector import Projector
 from pipeline.tomography.solvers import LocalLeastSquares
 from pipeline.tomography.stiff import FIRST_CURVATURE, StiffRankOne
