@@ -175,6 +175,7 @@ def reconstruct_orientation(
         stage="orientation",
         order=settings.prior_order,
         levels=settings.levels,
+        settle=settings.refine_iterations > 0,
         make=make,
         progress=progress,
     )

@@ -31,6 +31,7 @@ from pipeline.tomography.solvers import (
     Solution,
     conjugate_gradient,
     data_term,
+    settled_fall,
 )
 from pipeline.tomography.strength import (
     FIRST,
@@ -151,6 +152,7 @@ def smooth_solution(
     order: Literal[1, 2] = 1,
     surface: float = 0.0,
     levels: Sequence[int] = (1,),
+    settle: bool = False,
     make: MakeTerm | None = None,
     progress: ProgressCallback = silent,
 ) -> Smooth:
@@ -167,6 +169,8 @@ def smooth_solution(
     iterations : most conjugate-gradient iterations.
     seed : of random probes.
     levels : binnings, coarse to fine, each of which starts from the one before.
+    settle : end where an iteration changes less than the noise does (`solvers.SETTLED`), for a
+        stage that another one starts from.
     make : makes the data term of held-in projections where it is computed elsewhere.
     stage, progress : where and under which name to report.
     """
@@ -202,6 +206,7 @@ def smooth_solution(
             progress=progress,
         )
         smoothness, start, noise = chosen.smoothness, chosen.field, chosen.noise
+    unknowns = float(metric.sum()) * int(np.count_nonzero(support))
     solution = conjugate_gradient(
         problem,
         support=support,
@@ -209,6 +214,7 @@ def smooth_solution(
         metric=metric,
         x0=start,
         iterations=iterations,
+        settled=settled_fall(noise, unknowns) if settle else 0.0,
         stage=f"{stage}: conjugate gradients",
         progress=progress,
     )

@@ -160,9 +160,8 @@ def held_out_strength(
     found = trial.search(fitted[::every], held[::every], begin, stage, progress)
     if every == 1:
         return found
-    begin = found.field if start is None else start(fitted)
     fit = trial.fit(fitted, held, found.noise)
-    noise, field = fit(found.smoothness, begin)
+    noise, field = fit(found.smoothness, found.field)
     progress(Progress(stage, len(found.tried) + 1, MOST_STEPS, noise))
     return HeldOut(found.smoothness, noise, field, found.tried)
 
