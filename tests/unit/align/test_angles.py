@@ -9,7 +9,8 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
-from pipeline.align.angles import FreedTurns, refine_angles
+from pipeline.align.angles import refine_angles
+from pipeline.align.freed import FreedTurns
 from pipeline.align.turns import (
     composed,
     misorientation_rms_deg,
