@@ -22,6 +22,7 @@ from dataclasses import field as field_of
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
 
 from pipeline.align.freed import (
     FreedTurns,
@@ -76,6 +77,11 @@ SAME_ROTATION_RAD = 1e-6
 """Projections whose rotations differ by more cannot share a turn."""
 
 
+GROWN = 1
+"""Voxels added around the support of a scalar channel. Its largest step is the sample's edge, whose
+blurred tail a tight support cuts off; turns would have to explain it, and do so by more than they
+were off. A dichroic field has as much to show within, and keeps what a tight support says."""
+
 NOISELESS = 1e-5
 """Least noise that is reckoned with, over the largest value of the data [ratio]."""
 
@@ -121,7 +127,8 @@ def refine_angles(
     stack : projections of any contrast with rotations that are nearly right; or several stacks on
         the same rotations, the scalar channel and the dichroism of a sample say, whose m-th
         projections share a turn: what each tells of it adds up.
-    support : (z, y, x) bool, where the field may differ from zero.
+    support : (z, y, x) bool, where the sample is; the field may differ from zero there, and
+        beside a scalar channel `GROWN` voxels around.
     settings : rounds, tolerance, expected error.
     seed : of the probe by which the prior's strength is measured.
     progress : told after every round.
@@ -153,6 +160,8 @@ def refine_angles(
     if not support.any():
         raise GeometryError("refine_angles: the support is empty, expected a voxel of sample")
     stacks = as_stacks(stack)
+    if any(part.contrast == "scalar" for part in stacks):
+        support = binary_dilation(support, iterations=GROWN)
     given = _common_rotations(stacks)
     turns, updates, residuals = np.zeros((len(given), 3)), list[float](), list[float]()
     smooth = _smooth_fields(stacks, support, turns, seed)
