@@ -73,25 +73,27 @@ class Assembled:
             self.refined | dict(refined),
         )
 
-    def to_refine(self) -> list[tuple[str, dict[str, StepResult], str]]:
-        """What is to be refined together: name, steps, and the stack in which turns are found.
+    def to_refine(self) -> list[tuple[str, dict[str, StepResult], list[str]]]:
+        """What is to be refined together: name, steps, and the stacks in which turns are found.
 
         Partners are refined in their scalar channel, which has far less noise than their
-        difference; series that come differenced in themselves. Scalar series beside partners keep
-        their one axis, which filtered back-projection needs. Mountings that are used by view keep
-        the rotations that they have.
+        difference, and in the difference beside it, which sees turns of a round and even sample;
+        series that come differenced in themselves. Scalar series beside partners keep their one
+        axis, which filtered back-projection needs. Mountings that are used by view keep the
+        rotations that they have.
         """
         sets = []
+        both = ["scalar.h5", "differenced.h5"]
         for kind in ("linear", "circular"):
             groups = [g.name for g in self.layout.groups if g.kind == kind and not g.by_view]
-            sets.append((kind, {name: self.assembled[name] for name in groups}, "scalar.h5"))
+            sets.append((kind, {name: self.assembled[name] for name in groups}, both))
         for contrast in ("scalar", "linear", "circular"):
             entered = {
                 series.name: step
                 for series, step in zip(self.layout.differenced, self.differenced, strict=True)
                 if series.contrast == contrast
             }
-            sets.append((f"{contrast}-differenced", entered, "differenced.h5"))
+            sets.append((f"{contrast}-differenced", entered, ["differenced.h5"]))
         return [item for item in sets if item[1]]
 
     def stacks(self, contrast: str) -> list[Path]:

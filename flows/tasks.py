@@ -142,7 +142,7 @@ def refine_angles(
     run: Run,
     name: str,
     steps: dict[str, StepResult],
-    fitted: str,
+    fitted: list[str],
     inside: StepResult,
 ) -> dict[str, StepResult]:
     """Rotation of every projection of some groups or series, by name."""

@@ -82,13 +82,13 @@ def _partners(arrays: Mapping[str, NDArray[Any]]) -> tuple[list[int], list[NDArr
 def refine_rotations(
     out: Path,
     folders: Mapping[str, Mapping[str, Path]],
-    fitted: str,
+    fitted: Sequence[str],
     support: Path,
     settings: AngleSettings,
     seed: int,
     progress: ProgressCallback = silent,
 ) -> None:
-    """Rotations of single projections refined, all groups together, on one of their stacks.
+    """Rotations of single projections refined, all groups together, on their stacks.
 
     Writes `<group>/` with the same files on the refined rotations, and `angles.npz`: `given` and
     `refined` rotations (n, 3, 3), `turns_deg` and `errors_deg` (n, 3).
@@ -97,16 +97,20 @@ def refine_rotations(
     ----------
     out : folder to write into.
     folders : group -> name -> file; stacks are `.h5`, what else there is goes along.
-    fitted : name of the stack in which the rotations are found, the other stacks follow.
+    fitted : names of the stacks in which the rotations are found, the first in every group, others
+        beside it where every group has them; all stacks follow.
     support : `support.npy`, cut to the sample.
     settings, seed, progress : of the refinement.
     """
-    stacks = [load_differenced(files[fitted]) for files in folders.values()]
-    found = refine_angles(
-        concatenate(stacks), np.load(support), settings, seed=seed, progress=progress
-    )
-    first = 0
-    for (name, files), stack in zip(folders.items(), stacks, strict=True):
+    stacks = {
+        file: [load_differenced(files[file]) for files in folders.values()]
+        for file in fitted
+        if all(file in files for files in folders.values())
+    }
+    together = [concatenate(parts) for parts in stacks.values()]
+    found = refine_angles(together, np.load(support), settings, seed=seed, progress=progress)
+    given, first = together[0].rotations, 0
+    for (name, files), stack in zip(folders.items(), stacks[fitted[0]], strict=True):
         part = slice(first, first + len(stack.data))
         first = part.stop
         (out / name).mkdir()
@@ -118,7 +122,7 @@ def refine_rotations(
                 shutil.copy2(path, out / name / file)
         np.savez(
             out / name / "angles.npz",
-            given=stack.rotations,
+            given=given[part],
             refined=found.rotations[part],
             turns_deg=found.turns_deg[part],
             errors_deg=found.errors_deg[part],

@@ -6,18 +6,33 @@ projections. So the field is fitted to all of each projection but what a small t
 change, which belongs to nobody yet; what the field leaves of that is the turn. Rounds of field and
 turns follow each other until the turns have become small.
 
+Two fields take part. What a turn changes is seen in a *smooth* one, whose noise a prior has taken
+away. What the turns leave is fitted by a *loose* one, on which hardly a prior lies: whatever a
+prior keeps a field from explaining, the sample's edge first of all, would be explained by turns.
+
 What no data can tell is a turn common to all projections: it is the sample that has turned. It is
 taken away, so that the mean of all rotations stays where the goniometer had it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from importlib.util import find_spec
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from dataclasses import field as field_of
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
 
+from pipeline.align.freed import (
+    FreedTurns,
+    as_stacks,
+    components,
+    exact_projector,
+    joined,
+    measured_pixels,
+    squares_left,
+)
 from pipeline.align.turns import (
     Turns,
     composed,
@@ -29,34 +44,46 @@ from pipeline.errors import GeometryError
 from pipeline.progress import Progress, ProgressCallback, silent
 from pipeline.stacks import DifferencedStack
 from pipeline.tomography.geometry import check_rotations
-from pipeline.tomography.kernels.passes import inner
 from pipeline.tomography.priors import Field, GradientPrior, Mask, component_metric
-from pipeline.tomography.projector import Projector
-from pipeline.tomography.solvers import (
-    LocalLeastSquares,
-    conjugate_gradient,
-    without_unmeasured,
-)
+from pipeline.tomography.solvers import LocalLeastSquares, conjugate_gradient
 from pipeline.tomography.strength import held_out_strength, mean_diagonal
 from schemas.recipe import AngleSettings
 
 ITERATIONS = 25
 """Most conjugate-gradient iterations of a round, each from the field of the one before."""
 
+SMOOTH_ITERATIONS = 12
+"""The same for the smooth field, which a prior makes quicker to find."""
+
 TOLERANCE = 1e-3
 """Gradient at which a round's field counts as found. Turns that vary slowly from projection to
 projection look much like a strain of the sample, and settle last."""
+
+LOOSE = 0.01
+"""Prior of the loose field over that which predicts held-out projections best [ratio]. At a tenth
+turns are still biased, at a thousandth noise that the iterations let in begins to count."""
 
 SETTLED = 0.2
 """Turns this small against those of the first round [ratio]: the prior's strength, which errors of
 the geometry make larger than it need be, is asked of the data again."""
 
+NEGLIGIBLE = 0.1
+"""Rounds end at turns this small against their standard errors [ratio]."""
+
 STEPS = (1.0, 0.5, 0.25, 0.125)
 """Shares of a round's step that are tried in turn."""
 
-EDGE_STEP = 0.5
-"""How far the turn by which a projection's change is measured moves the sample's edge [voxel]:
-small against what the field resolves, large against the error of the projector."""
+SAME_ROTATION_RAD = 1e-6
+"""Projections whose rotations differ by more cannot share a turn."""
+
+
+GROWN = 1
+"""Voxels added around the support of a scalar channel. Its largest step is the sample's edge, whose
+blurred tail a tight support cuts off; turns would have to explain it, and do so by more than they
+were off. A dichroic field has as much to show within, and keeps what a tight support says."""
+
+NOISELESS = 1e-5
+"""Least noise that is reckoned with, over the largest value of the data [ratio]."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +97,10 @@ class RefinedAngles:
         rotations were turned: `R = exp(turn) R_given`; their common turn is taken away.
     errors_deg : (n, 3) float64 standard deviations of the turns about lab x, y, z [degree], from
         what the field leaves unexplained.
-    field : (c, z, y, x) float32 that explains the projections.
+    field : (c, z, y, x) float32 that explains the projections; of several stacks, the components
+        of each one's after those of the one before.
     updates_deg : rms turn of each round [degree].
-    residuals : relative residual after each round.
+    residuals : relative residual of the loose field after each round.
     """
 
     rotations: NDArray[np.float64]
@@ -84,7 +112,7 @@ class RefinedAngles:
 
 
 def refine_angles(
-    stack: DifferencedStack,
+    stack: DifferencedStack | Sequence[DifferencedStack],
     support: Mask,
     settings: AngleSettings,
     *,
@@ -96,8 +124,11 @@ def refine_angles(
 
     Parameters
     ----------
-    stack : projections of any contrast with rotations that are nearly right.
-    support : (z, y, x) bool, where the field may differ from zero.
+    stack : projections of any contrast with rotations that are nearly right; or several stacks on
+        the same rotations, the scalar channel and the dichroism of a sample say, whose m-th
+        projections share a turn: what each tells of it adds up.
+    support : (z, y, x) bool, where the sample is; the field may differ from zero there, and
+        beside a scalar channel `GROWN` voxels around.
     settings : rounds, tolerance, expected error.
     seed : of the probe by which the prior's strength is measured.
     progress : told after every round.
@@ -110,7 +141,8 @@ def refine_angles(
     Raises
     ------
     GeometryError
-        If the support does not fit the weights, or is empty.
+        If the support does not fit the weights, or is empty, or stacks are on other rotations or
+        frames than the first.
     ConvergenceError
         If a value becomes non-finite.
 
@@ -122,63 +154,226 @@ def refine_angles(
     al., Sci. Rep. 14 (2024), doi 10.1038/s41598-024-59140-1; such rounds creep, because a field
     that was made with wrong angles explains them well.
 
-    Each round costs at most `ITERATIONS + 3` projections forth and back, each about an axis of its
-    own: half a second for 100 frames of 100 x 100 on one core.
+    Each round costs at most `ITERATIONS + SMOOTH_ITERATIONS + 5` projections forth and back, each
+    about an axis of its own: half a second for 100 frames of 100 x 100 on one core.
     """
     if not support.any():
         raise GeometryError("refine_angles: the support is empty, expected a voxel of sample")
-    given = check_rotations(stack.rotations, "refine_angles")
-    metric = component_metric(stack.weights.shape[1])
-    expected = np.deg2rad(settings.expected_deg)
+    stacks = as_stacks(stack)
+    if any(part.contrast == "scalar" for part in stacks):
+        support = binary_dilation(support, iterations=GROWN)
+    given = _common_rotations(stacks)
     turns, updates, residuals = np.zeros((len(given), 3)), list[float](), list[float]()
-    field, prior = _fresh(stack, support, turns, seed)
-    noise2 = _left(stack, support, field, turns) / _count(stack)
-    settled = False
+    smooth = _smooth_fields(stacks, support, turns, seed)
+    field, settled = smooth.field, False
     while len(updates) < settings.rounds:
-        damping = noise2 / expected**2
-        term = FreedTurns(stack, support, field, turns, damping)
-        full = conjugate_gradient(
-            term,
-            support=support,
-            priors=[prior],
-            metric=metric,
-            x0=field,
-            iterations=ITERATIONS,
-            tolerance=TOLERANCE,
-        ).field
-        moved = _shortened(stack, prior, damping, (field, turns), (full, term.turns(full)))
+        moved = _round(stacks, support, smooth, (field, turns), np.deg2rad(settings.expected_deg))
         own = without_common_turn(composed(moved.turns, -turns), given)
-        field, turns, noise2 = moved.field, moved.turns, moved.left2 / term.n_data
-        updates.append(float(np.rad2deg(np.sqrt(np.mean(np.sum(own**2, axis=1))))))
-        residuals.append(float(np.sqrt(moved.left2 / term.data_norm2)))
+        field, turns = moved.field, moved.turns
+        updates.append(_rms_deg(own))
+        residuals.append(moved.residual)
         progress(Progress(stage, len(updates), settings.rounds, residuals[-1]))
-        if settled and updates[-1] < settings.tolerance_deg:
+        small = max(settings.tolerance_deg, NEGLIGIBLE * _rms_deg(moved.errors))
+        if settled and updates[-1] < small:
             break
-        if not settled and updates[-1] < max(SETTLED * updates[0], settings.tolerance_deg):
+        if not settled and updates[-1] < max(SETTLED * updates[0], small):
             settled = True
-            _, prior = _fresh(stack, support, turns, seed)
+            smooth = _smooth_fields(stacks, support, turns, seed)
+        else:
+            smooth = smooth.on(stacks, support, turns)
     turns = without_common_turn(turns, given)
     return RefinedAngles(
         turned_rotations(given, turns),
         np.rad2deg(turns),
-        np.rad2deg(term.errors(noise2)),
-        field,
+        np.rad2deg(moved.errors),
+        smooth.field,
         updates,
         residuals,
     )
 
 
+def _rms_deg(turns: Turns) -> float:
+    return float(np.rad2deg(np.sqrt(np.mean(np.sum(turns**2, axis=1)))))
+
+
+def _common_rotations(stacks: Sequence[DifferencedStack]) -> NDArray[np.float64]:
+    """The rotations (n, 3, 3) of all stacks."""
+    if not stacks:
+        raise GeometryError("refine_angles: expected at least one stack, found none")
+    first = stacks[0]
+    given = check_rotations(first.rotations, "refine_angles")
+    for index, stack in enumerate(stacks):
+        if stack.data.shape != first.data.shape:
+            raise GeometryError(
+                f"refine_angles: stack {index} has frames {stack.data.shape}, the first "
+                f"{first.data.shape}"
+            )
+        apart = float(np.abs(stack.rotations - given).max())
+        if not apart < SAME_ROTATION_RAD:
+            raise GeometryError(
+                f"refine_angles: the rotations of stack {index} are not those of the first: they "
+                f"differ by up to {apart:.3g} rad"
+            )
+    return given
+
+
+@dataclass(frozen=True)
+class _Smooth:
+    """Field of each stack under the prior that predicts held-out projections best.
+
+    Attributes
+    ----------
+    field : (c, z, y, x) float32, the components of all.
+    strengths : of each stack's prior [data² / field²].
+    noise : rms of what each field leaves of its stack [data].
+    parts : which components belong to which stack.
+    """
+
+    field: Field
+    strengths: list[float]
+    noise: NDArray[np.float64]
+    parts: list[slice]
+
+    @property
+    def metric(self) -> NDArray[np.float64]:
+        """Weights (c,) of all components in a squared norm."""
+        return np.concatenate([component_metric(part.stop - part.start) for part in self.parts])
+
+    def loose_prior(self, support: Mask) -> GradientPrior:
+        """Priors of all fields, a small part of their strengths."""
+        strengths = np.repeat(self.strengths, [part.stop - part.start for part in self.parts])
+        return GradientPrior(LOOSE, support, strengths * self.metric)
+
+    def levels(self) -> NDArray[np.float32]:
+        """Factors (k,) that bring the noise of every stack to that of the first."""
+        return np.asarray(self.noise[0] / self.noise, dtype=np.float32)
+
+    def levelled(self, field: Field) -> Field:
+        """Field of data that were multiplied by `levels`."""
+        counts = [part.stop - part.start for part in self.parts]
+        return field * np.repeat(self.levels(), counts)[:, None, None, None]
+
+    def unlevelled(self, field: Field) -> Field:
+        """Inverse of `levelled`."""
+        counts = [part.stop - part.start for part in self.parts]
+        return field / np.repeat(self.levels(), counts)[:, None, None, None]
+
+    def on(self, stacks: Sequence[DifferencedStack], support: Mask, turns: Turns) -> _Smooth:
+        """The same strengths, the fields fitted on rotations that have turned further."""
+        fields = []
+        for stack, part, strength in zip(stacks, self.parts, self.strengths, strict=True):
+            here = turned_stack(stack, turns)
+            metric = component_metric(part.stop - part.start)
+            fields.append(
+                conjugate_gradient(
+                    LocalLeastSquares(exact_projector(here, support), here.data, here.valid),
+                    support=support,
+                    priors=[GradientPrior(strength, support, metric)],
+                    metric=metric,
+                    x0=self.field[part],
+                    iterations=SMOOTH_ITERATIONS,
+                    tolerance=TOLERANCE,
+                ).field
+            )
+        return _smooth(stacks, support, turns, fields, self.strengths)
+
+
+def _smooth_fields(
+    stacks: Sequence[DifferencedStack], support: Mask, turns: Turns, seed: int
+) -> _Smooth:
+    """Fields on the rotations as they are, the strengths of their priors asked of the data."""
+    fields, strengths = [], []
+    for stack in stacks:
+        here = turned_stack(stack, turns)
+        metric = component_metric(here.weights.shape[1])
+        projector = exact_projector(here, support)
+        chosen = held_out_strength(
+            projector,
+            here.data,
+            support=support,
+            metric=metric,
+            pixel_weights=here.valid,
+            seed=seed,
+        )
+        problem = LocalLeastSquares(projector, here.data, here.valid)
+        strengths.append(chosen.smoothness * mean_diagonal(problem, support, metric, seed))
+        fields.append(chosen.field)
+    return _smooth(stacks, support, turns, fields, strengths)
+
+
+def _smooth(
+    stacks: Sequence[DifferencedStack],
+    support: Mask,
+    turns: Turns,
+    fields: Sequence[Field],
+    strengths: list[float],
+) -> _Smooth:
+    field = joined(fields)
+    left2 = squares_left(stacks, support, field, turns)
+    # Data without any noise and a field without prior would leave nothing to divide by.
+    size2 = np.array([float(np.max(np.abs(stack.data))) ** 2 for stack in stacks])
+    counts = np.array([measured_pixels(stack) for stack in stacks])
+    noise = np.sqrt(np.maximum(left2 / counts, NOISELESS**2 * size2))
+    return _Smooth(field, strengths, noise, components(stacks))
+
+
 @dataclass(frozen=True)
 class _Moved:
-    """Where a round has led: field, turns, and the squares of what they leave of the data."""
+    """Where a round has led.
+
+    Attributes
+    ----------
+    field, turns : loose field (c, z, y, x) and turns (n, 3) [rad].
+    left2 : squares of what they leave of the data.
+    residual : the same relative to the data.
+    errors : (n, 3) standard deviations of the turns [rad].
+    """
 
     field: Field
     turns: Turns
     left2: float
+    residual: float = 0.0
+    errors: Turns = field_of(default_factory=lambda: np.zeros((0, 3)))
+
+
+def _round(
+    stacks: Sequence[DifferencedStack],
+    support: Mask,
+    smooth: _Smooth,
+    here: tuple[Field, Turns],
+    expected: float,
+) -> _Moved:
+    """One step of the loose fields and the turns, from where they are."""
+    levels = smooth.levels()
+    equal = [
+        stack if level == 1.0 else replace(stack, data=stack.data * level)
+        for stack, level in zip(stacks, levels, strict=True)
+    ]
+    noise2 = float(smooth.noise[0]) ** 2
+    damping = noise2 / expected**2
+    start, turns = smooth.levelled(here[0]), here[1]
+    term = FreedTurns(equal, support, smooth.levelled(smooth.field), turns, damping)
+    prior = smooth.loose_prior(support)
+    full = conjugate_gradient(
+        term,
+        support=support,
+        priors=[prior],
+        metric=smooth.metric,
+        x0=start,
+        iterations=ITERATIONS,
+        tolerance=TOLERANCE,
+    ).field
+    moved = _shortened(equal, prior, damping, (start, turns), (full, term.turns(full)))
+    return replace(
+        moved,
+        field=smooth.unlevelled(moved.field),
+        residual=float(np.sqrt(moved.left2 / term.data_norm2)),
+        errors=term.errors(noise2),
+    )
 
 
 def _shortened(
-    stack: DifferencedStack,
+    stacks: Sequence[DifferencedStack],
     prior: GradientPrior,
     damping: float,
     here: tuple[Field, Turns],
@@ -197,7 +392,8 @@ def _shortened(
     def at(share: float) -> _Moved:
         field = here[0] + np.float32(share) * (there[0] - here[0])
         turns = here[1] + share * (there[1] - here[1])
-        return _Moved(field, turns, _left(stack, prior.support, field, turns))
+        left2 = float(squares_left(stacks, prior.support, field, turns).sum())
+        return _Moved(field, turns, left2)
 
     start = at(0.0)
     limit = cost(start)
@@ -206,137 +402,3 @@ def _shortened(
         if cost(moved) < limit:
             return moved
     return start
-
-
-def _left(stack: DifferencedStack, support: Mask, field: Field, turns: Turns) -> float:
-    """Squares of what a field leaves of the projections on turned rotations."""
-    here = turned_stack(stack, turns)
-    data = without_unmeasured(here.data, here.valid)
-    residual = _projector(here, support).forward(field) - data
-    if here.valid is not None:
-        residual *= here.valid
-    return inner(residual, residual)
-
-
-def _count(stack: DifferencedStack) -> int:
-    return int(stack.data.size if stack.valid is None else np.count_nonzero(stack.valid))
-
-
-def _fresh(
-    stack: DifferencedStack, support: Mask, turns: Turns, seed: int
-) -> tuple[Field, GradientPrior]:
-    """Field on the rotations as they are, and the prior that predicts held-out projections best."""
-    here = turned_stack(stack, turns)
-    metric = component_metric(here.weights.shape[1])
-    projector = _projector(here, support)
-    chosen = held_out_strength(
-        projector, here.data, support=support, metric=metric, pixel_weights=here.valid, seed=seed
-    )
-    diagonal = mean_diagonal(
-        LocalLeastSquares(projector, here.data, here.valid), support, metric, seed
-    )
-    return chosen.field, GradientPrior(chosen.smoothness * diagonal, support, metric)
-
-
-def _projector(stack: DifferencedStack, support: Mask) -> Projector:
-    """Exact to a part in a thousand about any axis, which finite differences ask for; slices of
-    the spectrum, where their library is installed, take a third of the time."""
-    return Projector(
-        support.shape,
-        stack.data.shape[1:],
-        stack.rotations,
-        stack.weights,
-        "fourier" if find_spec("finufft") else "series",
-        support=support,
-        point_spread_px=stack.point_spread_px,
-    )
-
-
-class FreedTurns:
-    """Data term in which a small turn of every projection costs little: the turns eliminated.
-
-    The turns `u` of a projection, counted from the given rotations, change it by `J (u - at)`. They
-    are those that leave the least of the residual and of `damping |u|²`; of the residual
-    `A x - b - J at` only what they cannot explain counts, `W = 1 - J (Jᵀ J + damping)⁻¹ Jᵀ`.
-
-    Parameters
-    ----------
-    stack : projections on the given rotations.
-    support : (z, y, x) bool.
-    field : (c, z, y, x) float32 whose projections say what a turn changes.
-    at : (n, 3) turns about which all is linear [rad].
-    damping : variance of the noise over that of the turns [data²].
-    """
-
-    def __init__(
-        self, stack: DifferencedStack, support: Mask, field: Field, at: Turns, damping: float
-    ) -> None:
-        self._support, self._valid = support, stack.valid
-        here = turned_stack(stack, at)
-        self._projector = _projector(here, support)
-        clean = without_unmeasured(stack.data, stack.valid)
-        self.data_norm2 = inner(clean, clean)
-        self.n_data = _count(stack)
-        self._slopes = np.empty((len(clean), 3, *clean.shape[1:]), np.float32)
-        self._measure_slopes(here, field)
-        gram = np.einsum("mipq,mjpq->mij", self._slopes, self._slopes, dtype=np.float64)
-        self._inverse = np.linalg.inv(gram + max(damping, 1e-12 * gram.max()) * np.eye(3))
-        self._data = clean + self._changed(at)
-
-    def _measure_slopes(self, stack: DifferencedStack, field: Field) -> None:
-        """Change of every projection by a turn about lab x, y and z [data / rad]."""
-        angle = EDGE_STEP / _reach(self._support)
-        here = self._projector.forward(field)
-        for axis in range(3):
-            turns = np.zeros((len(here), 3))
-            turns[:, axis] = angle
-            there = _projector(turned_stack(stack, turns), self._support).forward(field)
-            self._slopes[:, axis] = self._seen((there - here) / np.float32(angle))
-
-    @property
-    def field_shape(self) -> tuple[int, int, int, int]:
-        """Shape of the unknown field (c, z, y, x)."""
-        return self._projector.field_shape
-
-    def residual_gradient(self, field: Field) -> tuple[Field, float]:
-        """`A^T W r` and `r^T W r` of the residual `r = A x - b - J at`."""
-        residual = self._residual(field)
-        weighted = self._weighted(residual)
-        return self._projector.adjoint(weighted), inner(residual, weighted)
-
-    def normal(self, field: Field) -> Field:
-        """`A^T W A x`."""
-        seen = self._seen(self._projector.forward(field))
-        return self._projector.adjoint(self._weighted(seen))
-
-    def turns(self, field: Field) -> Turns:
-        """Turns (n, 3) [rad] that go best with a field."""
-        return -np.einsum("mij,mj->mi", self._inverse, self._along(self._residual(field)))
-
-    def errors(self, noise2: float) -> NDArray[np.float64]:
-        """Standard deviations (n, 3) of the turns [rad] for noise of this variance [data²]."""
-        return np.sqrt(noise2 * np.einsum("mii->mi", self._inverse))
-
-    def _residual(self, field: Field) -> NDArray[np.float32]:
-        return self._seen(self._projector.forward(field)) - self._data
-
-    def _seen(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        return images if self._valid is None else images * self._valid
-
-    def _along(self, stack: NDArray[np.float32]) -> NDArray[np.float64]:
-        return np.einsum("mipq,mpq->mi", self._slopes, stack, dtype=np.float64)
-
-    def _changed(self, turns: Turns) -> NDArray[np.float32]:
-        return np.einsum("mi,mipq->mpq", turns.astype(np.float32), self._slopes)
-
-    def _weighted(self, stack: NDArray[np.float32]) -> NDArray[np.float32]:
-        return stack - self._changed(np.einsum("mij,mj->mi", self._inverse, self._along(stack)))
-
-
-def _reach(support: Mask) -> float:
-    """Distance of the farthest voxel from the centre pixel [voxel], at least one."""
-    far = [
-        max(abs(int(k) - n // 2) for k in np.flatnonzero(support.any(axis=other))[[0, -1]])
-        for n, other in zip(support.shape, ((1, 2), (0, 2), (0, 1)), strict=True)
-    ]
-    return max(1.0, float(np.hypot(np.hypot(far[0], far[2]), far[1])))

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import convolve, gaussian_filter
 
 from pipeline.align.turns import turned_rotations
 from pipeline.analyse.score import LabelTruth
 from pipeline.simulate.beamtime import DEGREE, noise_for_snr, plan_beamtime, transmissions
 from pipeline.simulate.phantoms import MATERIALS, pillar
 from pipeline.simulate.presets import PIXEL_SIZE_M, PRESETS, Preset
-from pipeline.stacks import DifferencedStack
+from pipeline.stacks import Contrast, DifferencedStack
 from pipeline.tomography.contrast import circular_weights, linear_difference_weights, scalar_weights
 from pipeline.tomography.geometry import euler_rotations
 from pipeline.tomography.projector import Projector
@@ -24,6 +25,12 @@ from schemas.recipe import ProjectionSettings
 PUBLISHED = Path(__file__).parents[2] / "../shared/data"
 
 POINT_SPREAD_PX = ProjectionSettings().point_spread_px
+
+Weighing = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""Weights of the components on given rotations."""
+
+TWO_WIDE = (np.outer([0.25, 0.5, 0.25], [0.25, 0.5, 0.25])[None]).astype(np.float32)
+"""Mean over two pixels each way about the middle of one."""
 
 
 @dataclass(frozen=True)
@@ -168,22 +175,82 @@ def misoriented(
     Stack on the rotations that the goniometer says, support, and the true rotations (n, 3, 3).
     """
     rng = np.random.default_rng(seed)
+    field, body = _magnet(n, rng)
+    given, true = _dual_axis(tilts, rng)
+    data = Projector((n, n, n), (n, n), true, circular_weights(true), "fourier").forward(field)
+    noise = _add_noise(data, snr, rng)
+    stack = DifferencedStack(data, given, circular_weights(given), "circular", 1e-9, noise)
+    return stack, body > 0.1, true
+
+
+def misoriented_channels(
+    n: int, tilts: int, snrs: tuple[float, float], seed: int = 0
+) -> tuple[list[DifferencedStack], NDArray[np.bool_], NDArray[np.float64]]:
+    """A like magnet with its scalar channel, projected from a grid twice as fine.
+
+    Every voxel of that is splatted bilinearly, a way of projecting that no reconstruction takes.
+
+    Parameters
+    ----------
+    n, tilts, seed : voxels a side, projections a series.
+    snrs : of the scalar channel and of the difference.
+
+    Returns
+    -------
+    Scalar and difference on the rotations that the goniometer says, support, and the true
+    rotations (n, 3, 3).
+    """
+    rng = np.random.default_rng(seed)
+    field, body = _magnet(2 * n, rng, 1.4)
+    given, true = _dual_axis(tilts, rng)
+    parts: list[tuple[NDArray[np.float32], Weighing, Contrast]] = [
+        (body[None], lambda r: scalar_weights(len(r)), "scalar"),
+        (field, circular_weights, "circular"),
+    ]
+    stacks = []
+    for (part, weights, contrast), snr in zip(parts, snrs, strict=True):
+        fine = Projector((2 * n,) * 3, (2 * n,) * 2, true, weights(true), "general").forward(part)
+        # A pixel is two fine ones wide and two deep, about a fine one in its middle.
+        data = np.ascontiguousarray(convolve(fine, TWO_WIDE)[:, ::2, ::2]) / np.float32(2.0)
+        noise = _add_noise(data, snr, rng)
+        stacks.append(DifferencedStack(data, given, weights(given), contrast, 1e-9, noise))
+    return stacks, body[::2, ::2, ::2] > 0.1, true
+
+
+def _magnet(
+    n: int, rng: np.random.Generator, edge: float = 0.7
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Unit vectors (3, n, n, n) of a lopsided body of domains, and its density; edges blurred by a
+    Gaussian of so many voxels."""
     z, y, x = np.indices((n, n, n)) - n // 2
     body = ((x / (0.34 * n)) ** 2 + (z / (0.28 * n)) ** 2 < 1) & (np.abs(y) < 0.34 * n)
     body &= x + z < 0.28 * n
     seeds = rng.uniform(-0.4 * n, 0.4 * n, (16, 3))
-    domain = ((np.stack([z, y, x], -1)[..., None, :] - seeds) ** 2).sum(-1).argmin(-1)
+    nearest, domain = np.full((n, n, n), np.inf), np.zeros((n, n, n), np.intp)
+    for index, (sz, sy, sx) in enumerate(seeds):
+        distance2 = (z - sz) ** 2 + (y - sy) ** 2 + (x - sx) ** 2
+        domain[distance2 < nearest] = index
+        np.minimum(nearest, distance2, out=nearest)
     vectors = rng.normal(size=(16, 3))
     vectors /= np.linalg.norm(vectors, axis=1)[:, None]
     field = np.moveaxis(vectors[domain], -1, 0) * body
-    field = np.stack([gaussian_filter(part, 0.7) for part in field]).astype(np.float32)
+    smooth = np.stack([gaussian_filter(part, edge) for part in field]).astype(np.float32)
+    return smooth, gaussian_filter(body.astype(np.float32), edge)
+
+
+def _dual_axis(
+    tilts: int, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Rotations of two tilt series as the goniometer says, and the true ones, 1.7° rms off."""
     angle = np.linspace(-66.0, 66.0, tilts)
     euler = [np.stack([0 * angle + phi, angle, 0 * angle], axis=1) for phi in (0.0, 90.0)]
     given = euler_rotations(np.concatenate(euler))
-    true = turned_rotations(given, np.deg2rad(rng.normal(0.0, 1.0, (len(given), 3))))
-    data = Projector((n, n, n), (n, n), true, circular_weights(true), "fourier").forward(field)
+    return given, turned_rotations(given, np.deg2rad(rng.normal(0.0, 1.0, (len(given), 3))))
+
+
+def _add_noise(data: NDArray[np.float32], snr: float, rng: np.random.Generator) -> float:
+    """Add noise of an rms that is the signal's, where there is one, over `snr`; return it."""
     seen = np.abs(data) > 1e-2 * np.abs(data).max()
     noise = float(np.sqrt(np.mean(data[seen] ** 2)) / snr)
     data += rng.normal(0.0, noise, data.shape).astype(np.float32)
-    stack = DifferencedStack(data, given, circular_weights(given), "circular", 1e-9, noise)
-    return stack, gaussian_filter(body.astype(np.float32), 0.7) > 0.1, true
+    return noise

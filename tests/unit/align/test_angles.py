@@ -9,7 +9,8 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
-from pipeline.align.angles import FreedTurns, refine_angles
+from pipeline.align.angles import refine_angles
+from pipeline.align.freed import FreedTurns
 from pipeline.align.turns import (
     composed,
     misorientation_rms_deg,
@@ -112,6 +113,54 @@ def test_directions_that_the_data_do_not_see_stay_where_they_were():
     found = refine_angles(stack, ball > 0.02, AngleSettings(rounds=2))
     assert np.sqrt(np.mean(found.turns_deg**2)) < 1.0
     assert found.errors_deg.mean() > 0.3  # of the whole degree that was expected
+
+
+def with_scalar(stack, true, noise):
+    """A scalar channel, denser in some domains than in others, on the same rotations."""
+    density = (SUPPORT * (1.0 + 0.5 * FIELD[0] + 0.5 * FIELD[1]))[None].astype(np.float32)
+    projector = Projector((N,) * 3, (N, N), true, scalar_weights(len(true)), "fourier")
+    data = projector.forward(density)
+    data += noise * np.random.default_rng(10).standard_normal(data.shape).astype(np.float32)
+    weights = scalar_weights(len(true))
+    return [replace(stack, data=data, weights=weights, contrast="scalar", noise=noise), stack]
+
+
+def test_what_several_stacks_tell_of_a_turn_adds_up():
+    errors = np.deg2rad(np.random.default_rng(2).normal(0.0, 1.0, (len(GIVEN), 3)))
+    true = turned_rotations(GIVEN, errors)
+    difference = measured(true, noise=0.4)
+    settings = AngleSettings(rounds=2)
+    both = with_scalar(difference, true, noise=0.1)
+    alone, together = (refine_angles(stacks, SUPPORT, settings) for stacks in (difference, both))
+    left = [misorientation_rms_deg(found.rotations, true)[0] for found in (alone, together)]
+    assert left[1] < 0.8 * left[0]
+    assert np.all(together.errors_deg < alone.errors_deg * 1.05)
+    assert together.field.shape == (4, N, N, N)  # the scalar, then the vector
+
+
+def test_stacks_weigh_by_their_noise_and_not_by_their_units():
+    """Data of a stack in other units: the same turns, and its field in those units."""
+    true = turned_rotations(GIVEN, np.full((len(GIVEN), 3), 0.01) * np.sin(np.arange(40))[:, None])
+    every = with_scalar(measured(true, noise=0.2), true, noise=0.1)
+    first, second = (stack.subset(slice(0, None, 3)) for stack in every)
+    other = replace(second, data=second.data * np.float32(64.0))
+    settings = AngleSettings(rounds=1)
+    as_it_is, rescaled = (
+        refine_angles([first, stack], SUPPORT, settings) for stack in (second, other)
+    )
+    assert np.allclose(as_it_is.turns_deg, rescaled.turns_deg, atol=1e-3)
+    assert np.allclose(64.0 * as_it_is.field[1:], rescaled.field[1:], atol=1e-2)
+
+
+def test_stacks_that_cannot_share_turns_are_refused():
+    stack = measured(GIVEN)
+    turned = turned_stack(stack, np.full((len(GIVEN), 3), 0.1))
+    with pytest.raises(GeometryError, match="rotations of stack 1 are not those of the first"):
+        refine_angles([stack, turned], SUPPORT, AngleSettings())
+    with pytest.raises(GeometryError, match=r"stack 1 has frames \(5, 24, 24\), the first \(40"):
+        refine_angles([stack, stack.subset(slice(0, 5))], SUPPORT, AngleSettings())
+    with pytest.raises(GeometryError, match="expected at least one stack, found none"):
+        refine_angles([], SUPPORT, AngleSettings())
 
 
 @pytest.mark.parametrize(
