@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from pipeline.errors import InputError
 
@@ -147,19 +148,18 @@ def understatement(
     """
     _check_magnitudes(magnitude, twin, mask)
     _check_magnitudes(made_of, twin, mask)
-    here = np.zeros(mask.size, np.bool_)
-    inside = np.flatnonzero(mask)
-    here[inside[:: max(1, len(inside) // SAMPLES)]] = True
-    here = here.reshape(mask.shape)
+    # At a surface the sample fills a part of a voxel, and the magnitude is another in truth.
+    inside = ndimage.binary_erosion(mask, np.ones((3, 3, 3), bool))
+    every = np.flatnonzero(inside)
+    if not len(every):
+        return 1.0
+    some = every[:: max(1, len(every) // SAMPLES)]
+    here = np.isin(np.arange(mask.size), some).reshape(mask.shape)
     found, stated = (
         float(np.median(np.abs(values - local_median(values, mask, MAGNITUDE_REACH, here))[here]))
-        if here.any()
-        else 0.0
         for values in (magnitude, twin - made_of)
     )
-    if not 0.0 < stated < found:
-        return 1.0
-    return min(found / stated, MOST_UNDERSTATED)
+    return float(np.clip(found / stated, 1.0, MOST_UNDERSTATED)) if stated > 0.0 else 1.0
 
 
 def _check_magnitudes(
