@@ -31,14 +31,11 @@ MEDIAN_OF_RMS = float(np.sqrt(np.log(2.0)))
 MEDIAN_OF_NORMAL = 0.6745
 """Median of the size of a normal error over its standard deviation."""
 
-REACH = 3
-"""Voxels to each side over which a stated error is the median: an error is the same over several
-voxels, so that fewer are one sample of it, and the voxels that state the least would be those that
-were lucky: with two, the lowest fifth states a quarter less than is true."""
-
-MAGNITUDE_REACH = 4
-"""Voxels to each side in whose median the magnitude is expected: wider than the result resolves,
-and narrow enough that density may change along the sample."""
+REACH = 4
+"""Voxels to each side over which a stated error is the median, and within which the magnitude is
+taken not to change. An error is the same over several voxels, so that fewer are one sample of it,
+and the voxels that state the least would be those that were lucky: with two, the lowest fifth
+states a quarter less than the others do; with more, what is next to a boundary is lost."""
 
 MOST_UNDERSTATED = 2.0
 """Most by which stated errors grow. More has not been seen without truth that differs: such a
@@ -134,7 +131,7 @@ def understatement(
     magnitude : (z, y, x) float32, of the result.
     made_of, twin : (z, y, x) float32, of which the twin was made, and what was found of it.
     mask : (z, y, x) bool, voxels of materials in which the magnitude does not change within
-        `MAGNITUDE_REACH` voxels.
+        `REACH` voxels.
 
     Returns
     -------
@@ -156,7 +153,7 @@ def understatement(
     some = every[:: max(1, len(every) // SAMPLES)]
     here = np.isin(np.arange(mask.size), some).reshape(mask.shape)
     found, stated = (
-        float(np.median(np.abs(values - local_median(values, mask, MAGNITUDE_REACH, here))[here]))
+        float(np.median(np.abs(values - local_median(values, inside, REACH, here))[here]))
         for values in (magnitude, twin - made_of)
     )
     return float(np.clip(found / stated, 1.0, MOST_UNDERSTATED)) if stated > 0.0 else 1.0

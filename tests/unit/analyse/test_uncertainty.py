@@ -36,7 +36,7 @@ def test_rms_angle_between_a_result_and_its_twin():
     found = orientation_uncertainty(axis, twin * flip, mask)
     assert np.sqrt(np.mean(found[mask] ** 2)) == pytest.approx(
         4.0 * 2**0.5, rel=0.05
-    )  # medians of 343
+    )  # medians of 729
     assert found.dtype == np.float32
     assert not found[~mask].any()
     # The average over a neighbourhood does not mix in what lies outside of the mask.
@@ -81,7 +81,7 @@ def test_magnitude_error_is_a_standard_deviation():
     mask = np.ones(SHAPE, bool)
     mask[0] = False
     found = magnitude_error(made_of, twin, mask, factor=1.5)
-    assert np.median(found[mask]) == pytest.approx(0.03, rel=0.05)  # medians of 343
+    assert np.median(found[mask]) == pytest.approx(0.03, rel=0.05)  # medians of 729
     assert not found[~mask].any()
     assert found.dtype == np.float32
 
