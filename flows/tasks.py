@@ -339,7 +339,7 @@ def assess_orientation(
     inside: StepResult,
     dense: StepResult | None,
 ) -> StepResult:
-    """Uncertainty of the axis."""
+    """Uncertainty of axis and magnitude."""
     arguments = {
         "fields": whole.path("fields.npz"),
         "halves": [half.path("fields.npz") for half in halves],
@@ -347,6 +347,7 @@ def assess_orientation(
         "support": inside.path("support.npy"),
         "density_file": None if dense is None else dense.path("density.npz"),
         "materials": list(run.layout.beamtime.sample.materials),
+        "free_magnitude": run.recipe.orientation.magnitude == "free",
     }
     log = get_run_logger().info
     return run.step("assess", products.assess_orientation, arguments, log=log)

@@ -161,7 +161,8 @@ def solve_twin(
 ) -> None:
     """Crystal axes of a twin of the measurement that is made of the result `fields`.
 
-    Writes what `solve_orientation` writes, and `made_of` beside the fields: the twin's true axes.
+    Writes what `solve_orientation` writes, and `made_of` and `made_of_magnitude` beside the fields:
+    the twin's true axes and magnitudes.
     """
     inside = np.load(support)
     stack, noise = _weighed(load_all(stacks), inside, like, seed, problem)
@@ -185,7 +186,7 @@ def solve_twin(
         density=_known_density(density, settings, dichroic),
         progress=progress,
     )
-    _save_orientation(out, found, noise, made_of=twin.axis)
+    _save_orientation(out, found, noise, made_of=twin.axis, made_of_magnitude=twin.magnitude)
 
 
 def _save_orientation(

@@ -33,7 +33,12 @@ from pipeline.analyse.resolution import (
     tensor_curves,
 )
 from pipeline.analyse.summary import summarise
-from pipeline.analyse.uncertainty import half_set_noise, orientation_uncertainty
+from pipeline.analyse.uncertainty import (
+    half_set_noise,
+    magnitude_error,
+    orientation_uncertainty,
+    understatement,
+)
 from pipeline.constants import density_per_radian
 from pipeline.io.product_files import FILES as PRODUCT_FILES
 from pipeline.io.products import (
@@ -153,24 +158,35 @@ def assess_orientation(
     support: Path,
     density_file: Path | None,
     materials: Sequence[Material],
+    *,
+    free_magnitude: bool = True,
 ) -> None:
-    """Uncertainty of the axis from a twin of the data, and noise from two halves.
+    """Uncertainty of axis and magnitude from a twin of the data, and noise from two halves.
 
-    Writes `assessment.npz`: `uncertainty_deg`, `mask` (voxels that carry an orientation), `noise`
-    of the tensor, and `first`, `second`: the tensors of the halves.
+    A magnitude that is not free, but tied to the density, says nothing of what the twin lacks.
+
+    Writes `assessment.npz`: `uncertainty_deg`, `magnitude_error`, `understatement` of the twin that
+    both make up for, `mask` (voxels that carry an orientation), `noise` of the tensor, and `first`,
+    `second`: the tensors of the halves.
     """
     inside = np.load(support)
     with np.load(fields) as whole:
-        mask = dichroic_mask(inside, density_file, whole["magnitude"], materials)
+        magnitude = whole["magnitude"]
+    mask = dichroic_mask(inside, density_file, magnitude, materials)
     tensors = []
     for path in halves:
         with np.load(path) as half:
             tensors.append(half["tensor"])
     with np.load(twin) as known:
-        uncertainty = orientation_uncertainty(known["made_of"], known["axis"], mask)
+        made_of, twinned = known["made_of_magnitude"], known["magnitude"]
+        factor = understatement(magnitude, made_of, twinned, mask) if free_magnitude else 1.0
+        uncertainty = orientation_uncertainty(known["made_of"], known["axis"], mask, factor=factor)
+        error = magnitude_error(made_of, twinned, mask, factor=factor)
     np.savez(
         out / "assessment.npz",
         uncertainty_deg=uncertainty,
+        magnitude_error=error,
+        understatement=factor,
         mask=mask,
         noise=half_set_noise(tensors[0][:, mask], tensors[1][:, mask]),
         first=tensors[0],
@@ -344,6 +360,7 @@ def _orientation_map(
             uniaxiality=fields["uniaxiality"],
             support=support,
             uncertainty_deg=assessed["uncertainty_deg"],
+            magnitude_error=assessed["magnitude_error"],
         )
         return made, (assessed["first"], assessed["second"])
 

@@ -23,6 +23,7 @@ from pipeline.align.register import register_volumes
 from pipeline.analyse.density import Materials, material_densities
 from pipeline.analyse.merging import find_roots, join_edges
 from pipeline.analyse.score_chemistry import score_composition
+from pipeline.analyse.score_uncertainty import score_uncertainty
 from pipeline.errors import InputError
 from pipeline.io.hdf5 import open_hdf5
 from pipeline.io.products import ResultData
@@ -328,32 +329,8 @@ def _score_orientation(
         ),
     }
     if maps.uncertainty_deg is not None:
-        scores.update(_score_uncertainty(error, maps.uncertainty_deg[pure]))
+        scores.update(score_uncertainty(error, maps.uncertainty_deg[pure]))
     return scores
-
-
-def _score_uncertainty(error: NDArray[np.float64], claimed: NDArray[np.float32]) -> Scores:
-    """Errors where the result states an uncertainty, and how honest that is."""
-    stated = claimed > 0
-    if not stated.any():
-        return {}
-    median = float(np.median(error[stated]))
-    # Median of a Rayleigh distribution of the stated rms.
-    predicted = math.sqrt(math.log(2.0)) * float(np.median(claimed[stated]))
-    where = "where an uncertainty is stated (one material, outside the masked shell)"
-    return {
-        "orientation_error_median_interior_deg": _entry(
-            median, "degree", f"median angle between found and true axis, {where}"
-        ),
-        "orientation_within_10deg_interior_percent": _entry(
-            100 * np.mean(error[stated] <= 10), "%", f"share within 10 degrees, {where}"
-        ),
-        "uncertainty_calibration": _entry(
-            median / predicted,
-            "",
-            "median error over the one that the stated uncertainty predicts; 1 is honest",
-        ),
-    }
 
 
 def _score_density(result: ResultData, truth: LabelTruth, shift_m: NDArray[np.float64]) -> Scores:

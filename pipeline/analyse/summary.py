@@ -97,6 +97,15 @@ def _orientation(maps: OrientationMap) -> dict[str, Figure]:
     figures["dichroic_contrast"] = Figure(
         middle * 1e3, "mrad/voxel", spread * 1e3, "Median dichroic phase; scatter between voxels."
     )
+    if maps.magnitude_error is not None:
+        stated = maps.magnitude_error[inside & (maps.magnitude_error > 0)]
+        middle, spread = _median(stated)
+        figures["dichroic_contrast_uncertainty"] = Figure(
+            middle * 1e3,
+            "mrad/voxel",
+            spread * 1e3,
+            "Median error of a voxel's dichroic phase, from a twin of the data.",
+        )
     if maps.uncertainty_deg is not None:
         # Zero stands for voxels whose uncertainty was not asked for.
         middle, spread = _median(maps.uncertainty_deg[inside & (maps.uncertainty_deg > 0)])

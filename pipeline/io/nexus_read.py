@@ -77,6 +77,7 @@ def _read_orientation(group: h5py.Group) -> OrientationMap:
         uniaxiality=group["uniaxiality"][()],
         support=group["support"][()].astype(bool),
         uncertainty_deg=_optional(group, "uncertainty_deg"),
+        magnitude_error=_optional(group, "magnitude_error"),
     )
 
 

@@ -45,6 +45,7 @@ def _write_orientation(entry: h5py.Group, data: ResultData) -> None:
         "tensor": (maps.tensor, "rad/voxel", "dichroic tensor"),
         "axis": (maps.axis, "", "crystal axis (sign-free)"),
         "magnitude": (maps.magnitude, "rad/voxel", "dichroic contrast"),
+        "magnitude_error": (maps.magnitude_error, "rad/voxel", "error of the dichroic contrast"),
         "uncertainty_deg": (maps.uncertainty_deg, "degree", "uncertainty of the axis"),
         "uniaxiality": (maps.uniaxiality, "", "uniaxiality"),
         "support": (maps.support, "", "support"),

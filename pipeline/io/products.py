@@ -51,6 +51,8 @@ class OrientationMap:
     support : (z, y, x) bool.
     uncertainty_deg : (z, y, x) float32 [degree], rms angle of the axis, if known; 0 where not
         asked for.
+    magnitude_error : (z, y, x) float32 [rad/voxel], standard deviation of the magnitude without
+        what is common to all voxels, if known; 0 where not asked for.
     """
 
     tensor: NDArray[np.float32]
@@ -59,6 +61,7 @@ class OrientationMap:
     uniaxiality: NDArray[np.float32]
     support: NDArray[np.bool_]
     uncertainty_deg: NDArray[np.float32] | None = None
+    magnitude_error: NDArray[np.float32] | None = None
 
     @property
     def carries(self) -> NDArray[np.bool_]:

@@ -15,8 +15,9 @@ sample is drawn on points half a voxel apart, and each takes one of the axes tha
 voxels around it have (as Kuwahara's filter, Comput. Graph. Image Process. 5, 1 (1976)): the one
 that is nearest to what the result, interpolated, has at that point, or none where the result
 has hardly any contrast. What structure
-there is below the result's resolution cannot be known; where there is much of it, as in grains of
-nine voxels, the twin still states too little.
+there is below the result's resolution cannot be known, nor by how much images are blurred beyond
+what is undone; how much too little the twin states for that, the magnitude tells
+(`pipeline.analyse.uncertainty.understatement`).
 """
 
 from __future__ import annotations
@@ -45,10 +46,12 @@ class Twin:
     ----------
     stack : its data, with the geometry of the real ones.
     axis : (3, z, y, x) float32 axes that it was made of.
+    magnitude : (z, y, x) float32, their `|f|`.
     """
 
     stack: DifferencedStack
     axis: NDArray[np.float32]
+    magnitude: NDArray[np.float32]
 
 
 def twin_of_orientation(
@@ -88,7 +91,7 @@ def twin_of_orientation(
     fitted = projector.forward(_field(vectors, sign, isotropic))
     signs = rng.choice(np.array([-1.0, 1.0], np.float32), size=len(stack.data))
     data = signs[:, None, None] * (stack.data - fitted)
-    made = axis
+    made, strength = axis, magnitude
     for parity in product((0, 1), (0, 1), (0, 1)):
         drawn = np.zeros_like(vectors)
         _draw(vectors, sharp, support, parity, drawn)
@@ -102,8 +105,9 @@ def twin_of_orientation(
         else:
             length = np.linalg.norm(drawn, axis=0)
             made = np.where(length > 0.0, drawn / np.maximum(length, 1e-30), axis) * support
+            strength = length**2
         data += np.float32(0.125) * images
-    return Twin(replace(stack, data=data), made.astype(np.float32))
+    return Twin(replace(stack, data=data), made.astype(np.float32), strength.astype(np.float32))
 
 
 def _field(

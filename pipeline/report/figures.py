@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from pipeline.analyse.uncertainty import Reliability
 from pipeline.io.products import ResolutionCurve, SeriesAlignment, SeriesPreview
 from pipeline.report.canvas import INK, LINES, MUTED, disc, percentile_limits, to_png
 
@@ -277,3 +278,21 @@ def shell_correlation(curves: Mapping[str, ResolutionCurve]) -> bytes:
         ax.legend()
 
     return to_png(draw, (5.2, 3.0))
+
+
+def reliability_curve(curve: Reliability) -> bytes:
+    """Errors that were found against those that were stated, with a band of a quarter."""
+
+    def draw(figure: Figure) -> None:
+        ax = figure.subplots()
+        most = 1.15 * float(max(curve.stated_deg.max(), curve.found_deg.max()))
+        line = np.array([0.0, most])
+        ax.fill_between(line, 0.75 * line, 1.25 * line, color=MUTED, alpha=0.2, lw=0)
+        ax.plot(line, line, "--", color=MUTED, lw=1.0, label="as stated; within a quarter")
+        ax.plot(curve.stated_deg, curve.found_deg, "o-", color=LINES[0], lw=1.5, label="found")
+        ax.set(xlim=(0.0, most), ylim=(0.0, most), aspect="equal")
+        ax.set_xlabel("stated median error [degree]")
+        ax.set_ylabel("found median error [degree]")
+        ax.legend()
+
+    return to_png(draw, (3.8, 3.6))

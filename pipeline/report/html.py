@@ -13,11 +13,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from pipeline.analyse.score_uncertainty import curve_of_scores
 from pipeline.io.products import Figure, ResultData
 from pipeline.io.results import read_result, whole_or_nothing
-from pipeline.report import sections
+from pipeline.report import figures, sections
 from pipeline.report.geometry import refined_rotations
-from pipeline.report.markup import format_number, pretty, table, words
+from pipeline.report.markup import format_number, picture, pretty, table, words
 from pipeline.report.products import product_section
 from pipeline.report.quality import quality_section
 from pipeline.report.style import STYLE
@@ -167,7 +168,21 @@ def _score(errors: Mapping[str, Figure]) -> str:
     return (
         "<p>The data were simulated from, or published with, a known sample. What was "
         "reconstructed is compared with it here; nothing but a translation is fitted away.</p>"
+        + _reliability(errors)
         + _numbers(errors)
+    )
+
+
+def _reliability(errors: Mapping[str, Figure]) -> str:
+    curve = curve_of_scores({name: figure.value for name, figure in errors.items()})
+    if curve is None:
+        return ""
+    return picture(
+        figures.reliability_curve(curve),
+        "Reliability curve of the stated uncertainties of the axis",
+        "Are stated uncertainties true? Voxels are sorted by what they state, in five equal parts; "
+        "each shows its median error against the one that it states. On the line they are equal, "
+        "in the band within a quarter; above it the result claims too much.",
     )
 
 

@@ -92,7 +92,8 @@ def orientation(data: ResultData) -> str:
                 ),
                 "Histogram of the uncertainty of the axis",
                 "Uncertainty (rms angle) of each voxel's axis, from a twin of the data that was "
-                "made of this result and reconstructed alike: noise, prior and resolution. "
+                "made of this result and reconstructed alike: noise, prior and resolution; and as "
+                "much larger as the magnitude scatters more than that twin says. "
                 + _bars(values, "uncertainty of the axis [degree]", "orientation-uncertainty"),
             )
         )

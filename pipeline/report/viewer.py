@@ -155,6 +155,10 @@ def layers_of(data: ResultData) -> Iterator[Layer]:
     if data.orientation is not None:
         strength = np.where(data.orientation.support, data.orientation.magnitude * 1e3, np.nan)
         yield Layer("dichroic contrast", "mrad/voxel", "scalar", strength, pixel)
+        error = data.orientation.magnitude_error
+        if error is not None:
+            known = np.where(data.orientation.support & (error > 0), error * 1e3, np.nan)
+            yield Layer("error of the dichroic contrast", "mrad/voxel", "scalar", known, pixel)
         doubt = data.orientation.uncertainty_deg
         if doubt is not None:
             # Zero stands for voxels whose uncertainty was not asked for.

@@ -117,6 +117,10 @@ def test_every_planted_error_is_reported(paths):
     assert scores["orientation_within_4deg_percent"] > 99
     assert scores["orientation_coverage_percent"] > 99
     assert scores["dichroic_contrast_ratio"] == pytest.approx(0.95, rel=1e-3)
+    for part in range(1, 6):
+        found = scores[f"uncertainty_fifth_{part}_found_deg"]
+        assert found == pytest.approx(ERROR_DEG, abs=0.01)
+        assert scores[f"uncertainty_fifth_{part}_stated_deg"] == pytest.approx(2.5, rel=0.01)
     assert scores["orientation_error_median_interior_deg"] == pytest.approx(ERROR_DEG, abs=0.01)
     # Stated rms 3 predicts a median of 2.5.
     assert scores["uncertainty_calibration"] == pytest.approx(1 / np.sqrt(np.log(2)), rel=0.01)

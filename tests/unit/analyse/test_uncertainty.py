@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.analyse.uncertainty import half_set_noise, orientation_uncertainty, reliability
+from pipeline.analyse.uncertainty import (
+    MOST_UNDERSTATED,
+    half_set_noise,
+    local_median,
+    magnitude_error,
+    orientation_uncertainty,
+    reliability,
+    understatement,
+)
 from pipeline.errors import InputError
 
 SHAPE = (20, 20, 20)
@@ -28,11 +36,74 @@ def test_rms_angle_between_a_result_and_its_twin():
     found = orientation_uncertainty(axis, twin * flip, mask)
     assert np.sqrt(np.mean(found[mask] ** 2)) == pytest.approx(
         4.0 * 2**0.5, rel=0.05
-    )  # medians of 125
+    )  # medians of 729
     assert found.dtype == np.float32
     assert not found[~mask].any()
     # The average over a neighbourhood does not mix in what lies outside of the mask.
     assert found[5].mean() == pytest.approx(4.0 * 2**0.5, rel=0.1)
+
+
+def test_a_stated_error_grows_by_what_the_twin_lacks():
+    rng = np.random.default_rng(0)
+    axis = np.zeros((3, *SHAPE), np.float32)
+    axis[2] = 1.0
+    mask = np.ones(SHAPE, bool)
+    twin = _noisy(axis, 0.02, rng)
+    plain = orientation_uncertainty(axis, twin, mask)
+    assert np.allclose(orientation_uncertainty(axis, twin, mask, factor=1.5), 1.5 * plain)
+
+
+def test_local_median_knows_only_the_mask():
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((5, 6, 7)).astype(np.float32)
+    mask = rng.uniform(size=values.shape) < 0.7
+    mask[2, 2, 2], mask[0, 0, 0] = True, False
+    found = local_median(values, mask, 1)
+    near = (slice(1, 4),) * 3
+    assert found[2, 2, 2] == pytest.approx(np.median(values[near][mask[near]]))
+    assert np.array_equal(np.isnan(found), ~mask)
+    only = np.zeros_like(mask)
+    only[2, 2, 2] = True
+    assert np.nansum(local_median(values, mask, 1, only)) == found[2, 2, 2]
+
+
+def _magnitudes(sigma: float, twin_sigma: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of a result, of what its twin was made of, and of the twin; density changes along x."""
+    rng = np.random.default_rng(4)
+    slow = 1.0 + 0.2 * np.arange(SHAPE[2]) / SHAPE[2] * np.ones(SHAPE)
+    result = slow + sigma * rng.standard_normal(SHAPE)
+    twin = result + twin_sigma * rng.standard_normal(SHAPE)
+    return result.astype(np.float32), result.astype(np.float32), twin.astype(np.float32)
+
+
+def test_magnitude_error_is_a_standard_deviation():
+    _, made_of, twin = _magnitudes(0.03, 0.02)
+    mask = np.ones(SHAPE, bool)
+    mask[0] = False
+    found = magnitude_error(made_of, twin, mask, factor=1.5)
+    assert np.median(found[mask]) == pytest.approx(0.03, rel=0.05)  # medians of 729
+    assert not found[~mask].any()
+    assert found.dtype == np.float32
+
+
+@pytest.mark.parametrize(("sigma", "expected"), [(0.03, 1.5), (0.01, 1.0), (0.2, MOST_UNDERSTATED)])
+def test_the_scatter_of_the_magnitude_says_what_the_twin_lacks(sigma, expected):
+    """Neither a slow change of the density nor voxels at the surface count."""
+    result, made_of, twin = _magnitudes(sigma, 0.02)
+    mask = np.zeros(SHAPE, bool)
+    mask[2:-2, 2:-2] = True
+    surface = mask & ~np.pad(mask[3:-3, 3:-3], ((3, 3), (3, 3), (0, 0)))
+    result[surface] *= 0.4
+    # A density that changes by a hundredth a voxel adds little to the scatter.
+    assert understatement(result, made_of, twin, mask) == pytest.approx(expected, rel=0.1)
+
+
+def test_nothing_to_tell_an_understatement_from():
+    values = np.ones(SHAPE, np.float32)
+    assert understatement(values, values, values, np.zeros(SHAPE, bool)) == 1.0
+    assert understatement(values, values, values, np.ones(SHAPE, bool)) == 1.0
+    with pytest.raises(InputError, match="expected magnitudes of the mask's shape"):
+        understatement(values[1:], values, values, np.ones(SHAPE, bool))
 
 
 def test_a_twin_that_agrees_has_no_uncertainty():

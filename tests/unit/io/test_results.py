@@ -61,7 +61,13 @@ def _full(rng: np.random.Generator) -> ResultData:
         sample="pillar Å",
         pixel_size_m=31e-9,
         orientation=OrientationMap(
-            volume(6), volume(3), volume(), volume(), support, uncertainty_deg=volume()
+            volume(6),
+            volume(3),
+            volume(),
+            volume(),
+            support,
+            uncertainty_deg=volume(),
+            magnitude_error=volume(),
         ),
         magnetisation=MagnetisationMap(volume(3), support, "rad/voxel"),
         scalar=ScalarMap(volume(), support, "rad/voxel"),

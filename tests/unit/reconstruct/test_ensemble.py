@@ -59,6 +59,8 @@ def test_a_twin_of_one_grain_is_that_grain_with_a_sharp_surface() -> None:
     magnitude[3:7, 4:8, 3:7] = 1e-3
     twin = _twin(axis, magnitude, 0.0)
     np.testing.assert_array_equal(twin.axis, axis * (magnitude > 0))
+    np.testing.assert_allclose(twin.magnitude[3:7, 4:8, 3:7], 1e-3, rtol=1e-5)
+    assert not twin.magnitude[magnitude == 0].any()
     plain = _projections(axis, magnitude)
     apart = np.linalg.norm(twin.stack.data - plain) / np.linalg.norm(plain)
     assert 0.02 < apart < 0.4

@@ -164,6 +164,10 @@ def page_text(tmp_path_factory) -> str:
     score = {
         "orientation_error_median_deg": {"value": 1.1, "unit": "degree", "description": "median"}
     }
+    for part in range(1, 6):
+        for name in ("stated", "found"):
+            entry = {"value": 0.3 * part, "unit": "degree", "description": "reliability"}
+            score[f"uncertainty_fifth_{part}_{name}_deg"] = entry
     write_report(folder / "report.html", folder / "result.nxs", score)
     assert {item.name for item in folder.iterdir()} == {"result.nxs", "report.html"}
     return (folder / "report.html").read_text(encoding="utf-8")
@@ -333,3 +337,8 @@ def test_a_result_that_cannot_be_read_leaves_no_report(tmp_path):
 )
 def test_numbers_have_the_digits_that_mean_something(value, uncertainty, expected):
     assert format_number(value, uncertainty) == expected
+
+
+def test_reliability_curve_is_shown_where_truth_is_known(page_text):
+    assert "Reliability curve of the stated uncertainties" in page_text
+    assert "Reliability curve" not in render_report(_orientation_result())
