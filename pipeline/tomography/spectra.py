@@ -104,9 +104,9 @@ class SliceSpectra:
             for field, grid in zip(volume, grids, strict=True):
                 grid[before.stop : behind.start] = 0.0
                 kernels.load_slab(field, start, end, *self.scales, mx, _parts(grid))
-                for part in (before, behind):
-                    _transform(grid[part, :mx], 1, forward=True)
-                _transform(grid[:, :mx], 0, forward=True)
+            for part in (before, behind):
+                _transform(grids[:, part, :mx], 2, forward=True)
+            _transform(grids[:, :, :mx], 1, forward=True)
             kernels.take_lines(_flat(grids), *self._tables, mx, _flat(lines))
             _transform(lines, 1, forward=False, scaled=True)
             there = first - low
@@ -136,10 +136,10 @@ class SliceSpectra:
             )
             _transform(lines, 1, forward=True, scaled=True)
             kernels.spread_lines(_flat(lines), *self._tables, bands, mx, _flat(grids))
+            _transform(grids[:, :, :mx], 1, forward=False)
+            for part in (before, behind):
+                _transform(grids[:, part, :mx], 2, forward=False)
             for field, grid in zip(volume, grids, strict=True):
-                _transform(grid[:, :mx], 0, forward=False)
-                for part in (before, behind):
-                    _transform(grid[part, :mx], 1, forward=False)
                 kernels.store_slab(_parts(grid), start, end, *self.scales, mx, field)
 
     @property
