@@ -16,7 +16,13 @@ from pipeline.tomography.geometry import AxisGroup, axis_turns
 from pipeline.tomography.kernels import slices
 from pipeline.tomography.kernels.twins import CPU, CpuKernels, Kernels
 from pipeline.tomography.planes import PlaneTurn, Range, plan_turn, size_of
-from pipeline.tomography.spectra import SliceSpectra, plan_spectra, spectra_cost
+from pipeline.tomography.spectra import (
+    SliceSpectra,
+    Window,
+    cheapest_window,
+    plan_spectra,
+    spectra_cost,
+)
 
 _MARGIN = 5
 """Voxels around a support that are turned with it: a spline falls to a part in a thousand there."""
@@ -48,6 +54,7 @@ class Series:
     cosines, sines : (k,) float64 of the rotation about the grid's turned y axis.
     footprint : (k, 2) float32 of `kernels.slices.footprints`.
     filled : (nx', 2) int64, rows of each column x' that can hold anything.
+    filled_z : (nz', 2) int64, the same of each z'.
     sharpening : (k,) float32 and float, what `kernels.slices.sharpen` does along columns and rows.
     about_z, about_x : the two turns that bring the axis onto y.
     box : part (z, y, x) of the field that holds anything; only that is turned.
@@ -62,6 +69,7 @@ class Series:
     sines: NDArray[np.float64]
     footprint: NDArray[np.float32]
     filled: NDArray[np.int64]
+    filled_z: NDArray[np.int64]
     sharpening: tuple[NDArray[np.float32], float]
     about_z: PlaneTurn
     about_x: PlaneTurn
@@ -72,7 +80,12 @@ class Series:
     def with_spectra(self) -> Series:
         """The same by lines of the slices' spectra."""
         lines = plan_spectra(
-            *self._slices, self.coefficients, self.image_shape[1], self.indices, -self.sharpening[1]
+            *self._slices,
+            self.coefficients,
+            self.image_shape[1],
+            self.indices,
+            -self.sharpening[1],
+            self._window,
         )
         return replace(self, spectra=lines)
 
@@ -82,7 +95,7 @@ class Series:
         z = self._turned_shape[1]
         voxels = z * float(np.sum(self.filled[:, 1] - self.filled[:, 0]))
         shares = _NS_COLUMN * z * len(self.filled) + (_NS_VOXEL + r * _NS_FIELD) * voxels
-        lines = spectra_cost(*self._slices, r, self.image_shape[1])
+        lines = spectra_cost(*self._slices, r, self.image_shape[1], self._window)
         return k * shares, max(0, size_of(self._seen)) * lines
 
     @property
@@ -97,6 +110,26 @@ class Series:
         """What a shadow moves by along the axes of a slice, and their ranges; contiguous last."""
         steps, box = (self.sines, self.cosines), (self.about_x.after[0], self.about_z.after[1])
         return (steps[::-1], box[::-1]) if self._z_last else (steps, box)
+
+    @property
+    def _window(self) -> Window | None:
+        """Part of the slices that spectra are taken of."""
+        axes = [self.filled, self.filled_z] if self._z_last else [self.filled_z, self.filled]
+        rows = np.arange(size_of(self._seen))[:, None]
+        found = []
+        for axis, filled in enumerate(axes):
+            if len(filled) == 0 or len(rows) == 0:
+                continue
+            inside = (filled[:, 0] <= rows) & (rows < filled[:, 1])
+            first, behind = inside.argmax(axis=1), inside.shape[1] - inside[:, ::-1].argmax(axis=1)
+            empty = ~inside.any(axis=1)
+            first[empty], behind[empty] = inside.shape[1], 0
+            ranges = np.stack([first, behind], axis=1).astype(np.int64)
+            window = cheapest_window(*self._slices, self.image_shape[1], ranges, axis)
+            if window is not None:
+                cost = spectra_cost(*self._slices, 1, self.image_shape[1], window)
+                found.append((cost, axis, window))
+        return min(found)[2] if found else None
 
     @property
     def _seen(self) -> Range:
@@ -286,6 +319,7 @@ def plan_series(
     far = _REACH[0 if about_z.trivial or about_x.trivial else 1]
     own = slices.footprint_sharpening(cosines, sines, float(reach))
     blur = point_spread_px**2 / 2.0
+    seen = _seen_rows(about_x, ny)
     return Series(
         indices=group.indices,
         components=np.ascontiguousarray(right[:rank].T, dtype=np.float32),
@@ -293,7 +327,8 @@ def plan_series(
         cosines=cosines,
         sines=sines,
         footprint=slices.footprints(cosines, sines),
-        filled=_filled_rows((z, y, x), far, group.base, about_z.after[1], _seen_rows(about_x, ny)),
+        filled=_filled_rows((z, y, x), far, group.base[[0, 1]], about_z.after[1], seen),
+        filled_z=_filled_rows((z, y, x), far, group.base[[2, 1]], about_x.after[0], seen),
         sharpening=((own - blur).astype(np.float32), -blur),
         about_z=about_z,
         about_x=about_x,
@@ -329,24 +364,24 @@ def _filled_rows(
     columns: Range,
     rows: Range,
 ) -> NDArray[np.int64]:
-    """Rows of each turned column x' in which the turned box can show.
+    """Rows of each turned column, x' or z', in which the turned box can show.
 
     Parameters
     ----------
     box : ranges (z, y, x) of the field.
     reach : voxels beyond it that count too.
-    base : (3, 3) rotation of the turn.
-    columns, rows : ranges x' and y' of the turned volume.
+    base : (2, 3) rows of the turn that give the column and y'.
+    columns, rows : ranges of the columns and y' of the turned volume.
 
     Returns
     -------
-    (nx', 2) int64, the first row and the one behind the last, counted from the first of `rows`, in
-    steps of `_STEP`.
+    (columns, 2) int64, the first row and the one behind the last, counted from the first of `rows`,
+    in steps of `_STEP`.
     """
     n_rows = max(0, size_of(rows))
     edges = [(low - reach, high + reach) for low, high in box]
     corners = np.array([(x, y, z) for z in edges[0] for y in edges[1] for x in edges[2]])
-    across, along = (corners @ base.T)[:, :2].T
+    across, along = (corners @ base.T).T
     pairs = np.array([(i, i ^ bit) for i in range(8) for bit in (1, 2, 4) if i < i ^ bit])
     middle = np.arange(columns[0], columns[1] + 1)
     lowest, highest = np.full(len(middle), np.inf), np.full(len(middle), -np.inf)

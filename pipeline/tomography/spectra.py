@@ -57,6 +57,36 @@ _MOST_LANES = 32
 
 
 @dataclass(frozen=True)
+class Window:
+    """Part of every slice that holds anything, where a turned field lies aslant in its box.
+
+    Slices that are computed together share a part of one size, which moves from slab to slab.
+
+    Attributes
+    ----------
+    axis : of the slices, 0 or 1, along which the part moves.
+    size : its elements along that axis.
+    filled : (ny, 2) int64, for each slice that is seen its first element there that can hold
+        anything, and the one behind the last.
+    low : coordinate of the slices' first element there.
+    """
+
+    axis: int
+    size: int
+    filled: NDArray[np.int64]
+    low: int
+
+    def first(self, start: int, end: int, n: int) -> int:
+        """First element of the part that slices `start` to `end` share, of `n` along the axis."""
+        return int(np.clip(self.filled[start:end, 0].min(), 0, n - self.size))
+
+    @property
+    def box(self) -> Range:
+        """Range that lines are planned for: the part, around the axis of rotation."""
+        return -(self.size // 2), self.size - 1 - self.size // 2
+
+
+@dataclass(frozen=True)
 class SliceSpectra:
     """Forward and adjoint projection of one series' slices.
 
@@ -66,7 +96,11 @@ class SliceSpectra:
     coefficients : (k, r) float32 what each projection takes of each field.
     scales : (nz,) and (nx,) float32, what undoes the kernel's blur of the slices.
     grid : (mz, mx) points of the spectra.
-    columns : of the images, the first that the lines become and the one behind the last.
+    columns : of the images, the first that the lines become and the one behind the last; they are
+        cut off at the image's edges.
+    n_columns : of an image.
+    steps : (k,) float64, columns that the shadow moves by with a voxel along the window's axis.
+    window : part of the slices that lines are planned for; all of them when absent.
     indices : (k,) int64 positions of the images in the stack.
     blur : half the variance of the point spread [pixel²].
     above : (mz + 1,) int64, points of all lines whose first row lies above each row.
@@ -79,9 +113,12 @@ class SliceSpectra:
     scales: tuple[NDArray[np.float32], NDArray[np.float32]]
     grid: tuple[int, int]
     columns: tuple[int, int]
+    n_columns: int
     indices: NDArray[np.int64]
     blur: float
     above: NDArray[np.int64]
+    steps: NDArray[np.float64]
+    window: Window | None = None
 
     def project(
         self, volume: Any, rows: Range, stack: Any, first: int, kernels: CpuKernels
@@ -98,20 +135,23 @@ class SliceSpectra:
         """
         low, end = rows[0], rows[1] + 1
         grids, lines = self._scratch(end - low)
-        before, behind = self._filled(volume.shape[1])
         mx = self.grid[1]
         for start in range(low, end, 2 * grids.shape[3]):
-            for field, grid in zip(volume, grids, strict=True):
+            part, shift = self._part(volume, start - low, 2 * grids.shape[3])
+            before, behind = self._filled(part.shape[1])
+            factors, columns = self._shifted(shift)
+            for field, grid in zip(part, grids, strict=True):
                 grid[before.stop : behind.start] = 0.0
                 kernels.load_slab(field, start, end, *self.scales, mx, _parts(grid))
-            for part in (before, behind):
-                _transform(grids[:, part, :mx], 2, forward=True)
+            for filled in (before, behind):
+                _transform(grids[:, filled, :mx], 2, forward=True)
             _transform(grids[:, :, :mx], 1, forward=True)
-            kernels.take_lines(_flat(grids), *self._tables, mx, _flat(lines))
+            tables = self.corners, self.taps, factors, self.coefficients
+            kernels.take_lines(_flat(grids), *tables, mx, _flat(lines))
             _transform(lines, 1, forward=False, scaled=True)
             there = first - low
             kernels.store_images(
-                _parts(lines), self.indices, start + there, end + there, self.columns, stack
+                _parts(lines), self.indices, start + there, end + there, columns, stack
             )
         if self.blur:
             there = first - low
@@ -120,7 +160,10 @@ class SliceSpectra:
     def back_project(
         self, stack: Any, first: int, rows: Range, volume: Any, kernels: CpuKernels
     ) -> None:
-        """Adjoint of `project`: overwrite the slices `rows` of `volume`. Arguments as there."""
+        """Adjoint of `project`: overwrite what can be filled of the slices `rows` of `volume`.
+
+        Arguments as there.
+        """
         low, end = rows[0], rows[1] + 1
         there, indices = first - low, self.indices
         if self.blur:
@@ -128,25 +171,58 @@ class SliceSpectra:
             indices = np.arange(len(indices))
             kernels.filter_rows(stack, indices, first, end + there, self.blur)
         grids, lines = self._scratch(end - low)
-        before, behind = self._filled(volume.shape[1])
         bands, mx = self._bands(), self.grid[1]
         for start in range(low, end, 2 * grids.shape[3]):
-            kernels.load_images(
-                stack, indices, start + there, end + there, self.columns, _parts(lines)
-            )
+            part, shift = self._part(volume, start - low, 2 * grids.shape[3])
+            before, behind = self._filled(part.shape[1])
+            factors, columns = self._shifted(shift)
+            kernels.load_images(stack, indices, start + there, end + there, columns, _parts(lines))
             _transform(lines, 1, forward=True, scaled=True)
-            kernels.spread_lines(_flat(lines), *self._tables, bands, mx, _flat(grids))
+            tables = self.corners, self.taps, factors, self.coefficients
+            kernels.spread_lines(_flat(lines), *tables, bands, mx, _flat(grids))
             _transform(grids[:, :, :mx], 1, forward=False)
-            for part in (before, behind):
-                _transform(grids[:, part, :mx], 2, forward=False)
-            for field, grid in zip(volume, grids, strict=True):
+            for filled in (before, behind):
+                _transform(grids[:, filled, :mx], 2, forward=False)
+            for field, grid in zip(part, grids, strict=True):
                 kernels.store_slab(_parts(grid), start, end, *self.scales, mx, field)
 
-    @property
-    def _tables(
-        self,
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        return self.corners, self.taps, self.factors, self.coefficients
+    def _part(self, volume: Any, start: int, count: int) -> tuple[Any, int]:
+        """What some slices can hold, and how far that lies from where lines are planned for it.
+
+        Parameters
+        ----------
+        volume : (r, nz, ny, nx) float32.
+        start, count : the slices, counted from the first that is seen.
+        """
+        window = self.window
+        if window is None:
+            return volume, 0
+        n = volume.shape[1 if window.axis == 0 else 3]
+        first = window.first(start, start + count, n)
+        here = slice(first, first + window.size)
+        part = volume[:, here] if window.axis == 0 else volume[..., here]
+        return part, window.low + first - window.box[0]
+
+    def _shifted(self, shift: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Factors of the points, and where the lines lie, for slices that lie `shift` further.
+
+        Returns
+        -------
+        factors : as the attribute.
+        columns : (k, 3) int64: of the image, the first and the one behind the last; the point of
+            the line that the first is.
+        """
+        moved = shift * self.steps
+        whole = np.rint(moved)
+        factors = self.factors
+        if shift:
+            frequencies = 2.0 * np.pi * np.fft.fftfreq(factors.shape[1])
+            turns = np.exp(1j * np.outer(whole - moved, frequencies)).astype(np.complex64)
+            factors = _parts(turns * factors.view(np.complex64)[..., 0])
+        begin = self.columns[0] + whole.astype(np.int64)
+        first = np.clip(begin, 0, self.n_columns)
+        end = np.clip(begin + self.columns[1] - self.columns[0], first, self.n_columns)
+        return factors, np.stack([first, end, first - begin], axis=1)
 
     def _scratch(self, rows: int) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
         """Room for the spectra (r, mz, mx + spare, lanes) and lines (k, n, lanes) of one slab."""
@@ -224,6 +300,7 @@ def plan_spectra(
     n_columns: int,
     indices: NDArray[np.int64],
     blur: float,
+    window: Window | None = None,
 ) -> SliceSpectra:
     """Plan the lines of one series.
 
@@ -235,8 +312,10 @@ def plan_spectra(
     coefficients : (k, r) float32 what each projection takes of each field.
     n_columns : of the detector.
     indices, blur : as in `SliceSpectra`.
+    window : part of the slices to plan for, `cheapest_window`.
     """
-    n_points, first, seen = _frame(steps, box, n_columns)
+    n_points, first, seen = _frame(steps, box, n_columns, window)
+    box = _boxes(box, window)
     frequencies = 2.0 * np.pi * np.fft.fftfreq(n_points)
     # Where the first point lies, seen from the detector's middle.
     phases = np.outer(np.ones(len(coefficients)), frequencies * (first - n_columns // 2))
@@ -262,10 +341,38 @@ def plan_spectra(
         scales=(scales[0], scales[1]),
         grid=(grid[0], grid[1]),
         columns=(first, first + seen),
+        n_columns=n_columns,
+        steps=np.zeros(len(coefficients)) if window is None else steps[window.axis],
+        window=window,
         indices=indices,
         blur=blur,
         above=above,
     )
+
+
+def cheapest_window(
+    steps: tuple[NDArray[np.float64], NDArray[np.float64]],
+    box: tuple[Range, Range],
+    n_columns: int,
+    filled: NDArray[np.int64],
+    axis: int,
+) -> Window | None:
+    """The part of the slices to plan lines for, or None where all of them cost no more.
+
+    Parameters
+    ----------
+    steps, box, n_columns : as in `plan_spectra`.
+    filled, axis : as in `Window`; slices that hold nothing begin behind their end.
+    """
+    low, high = box[axis]
+    most = 2 * _MOST_LANES
+    size = 1
+    for start in range(max(1, len(filled) - most + 1)):
+        slab = filled[start : start + most]
+        size = max(size, int(slab[:, 1].max() - slab[:, 0].min()))
+    window = Window(axis, min(size, high - low + 1), filled, low)
+    whole = spectra_cost(steps, box, 1, n_columns)
+    return window if spectra_cost(steps, box, 1, n_columns, window) < whole else None
 
 
 def spectra_cost(
@@ -273,29 +380,42 @@ def spectra_cost(
     box: tuple[Range, Range],
     n_fields: int,
     n_columns: int,
+    window: Window | None = None,
 ) -> float:
     """Time that one slice takes there and back, as `plan_spectra` would plan it [ns].
 
     Arguments as there, with the number r of fields; measured figures: `kernels/README.md`.
     """
-    points = len(steps[0]) * _frame(steps, box, n_columns)[0]
-    z, x = (_spectrum_size(high - low + 1) for low, high in box)
+    points = len(steps[0]) * _frame(steps, box, n_columns, window)[0]
+    z, x = (_spectrum_size(high - low + 1) for low, high in _boxes(box, window))
     return n_fields * (_NS_SPECTRUM * z * x + _NS_TAPS * points) + _NS_LINES * points
+
+
+def _boxes(box: tuple[Range, Range], window: Window | None) -> tuple[Range, Range]:
+    """Ranges of the slices that lines are planned for."""
+    if window is None:
+        return box
+    return (window.box, box[1]) if window.axis == 0 else (box[0], window.box)
 
 
 def _frame(
     steps: tuple[NDArray[np.float64], NDArray[np.float64]],
     box: tuple[Range, Range],
     n_columns: int,
+    window: Window | None = None,
 ) -> tuple[int, int, int]:
     """Points of a line, and the images' columns that it is looked at in: the first, how many."""
+    box = _boxes(box, window)
     shadows = np.array([steps[0] * z + steps[1] * x for z in box[0] for x in box[1]])
-    middle = n_columns // 2
-    low, high = int(np.floor(shadows.min())) + middle, int(np.ceil(shadows.max())) + middle
+    low, high = int(np.floor(shadows.min())), int(np.ceil(shadows.max()))
+    # The shadow of a part that moves is needed as a whole, wherever the detector ends.
+    beyond = 0 if window is None else high - low + 2 * _TAIL
+    middle, n_columns = n_columns // 2 + beyond, n_columns + 2 * beyond
+    low, high = low + middle, high + middle
     first = min(max(low - _TAIL, 0), n_columns)
     last = max(min(high + _TAIL, n_columns - 1), first - 1)
     n_points = _odd_size(max(high - first, last - low) + 1 + _TAIL)
-    return n_points, first, last + 1 - first
+    return n_points, first - beyond, last + 1 - first
 
 
 def _odd_size(least: int) -> int:

@@ -286,7 +286,7 @@ def store_images(
     indices: NDArray[np.int64],
     first: int,
     end: int,
-    columns: tuple[int, int],
+    columns: NDArray[np.int64],
     stack: NDArray[np.float32],
 ) -> None:
     """Write the rows of images that lines have become.
@@ -297,14 +297,17 @@ def store_images(
     indices : (k,) int64 of these images.
     first, end : int, row of the images that the first lane belongs to; rows from `end` on are left
         out.
-    columns : int, the first one and the one behind the last, which lines hold from their beginning.
+    columns : (k, 3) int64 of each image, the first one and the one behind the last, and the point
+        of the line that the first one is.
     stack : (n, ny, nx) float32, changed in place.
     """
-    one = np.ones(columns[1] - columns[0], np.float32)
-    places = np.arange(len(one)).astype(np.uint64)
+    one = np.ones(lines.shape[1], np.float32)
     for m in prange(len(lines)):
-        image = stack[indices[m], :, columns[0] : columns[1]]
-        _from_lanes(lines[m], places, one, first, end, image)
+        begin, behind, point = columns[m]
+        n = behind - begin
+        places = np.arange(point, point + n).astype(np.uint64)
+        image = stack[indices[m], :, begin:behind]
+        _from_lanes(lines[m], places, one[:n], first, end, image)
 
 
 @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
@@ -313,16 +316,19 @@ def load_images(
     indices: NDArray[np.int64],
     first: int,
     end: int,
-    columns: tuple[int, int],
+    columns: NDArray[np.int64],
     lines: NDArray[np.float32],
 ) -> None:
     """Adjoint of `store_images`: overwrite `lines`. Arguments as there."""
-    one = np.ones(columns[1] - columns[0], np.float32)
-    places = np.arange(len(one)).astype(np.uint64)
+    one = np.ones(lines.shape[1], np.float32)
     for m in prange(len(lines)):
-        lines[m, len(one) :] = np.float32(0.0)
-        image = stack[indices[m], :, columns[0] : columns[1]]
-        _to_lanes(image, first, end, one, lines[m], places)
+        begin, behind, point = columns[m]
+        n = behind - begin
+        lines[m, :point] = np.float32(0.0)
+        lines[m, point + n :] = np.float32(0.0)
+        places = np.arange(point, point + n).astype(np.uint64)
+        image = stack[indices[m], :, begin:behind]
+        _to_lanes(image, first, end, one[:n], lines[m], places)
 
 
 @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numba
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from pipeline.errors import GeometryError
-from pipeline.tomography.contrast import scalar_weights
+from pipeline.tomography.contrast import linear_difference_weights, scalar_weights
 from pipeline.tomography.geometry import series_rotations
 from pipeline.tomography.kernels.twins import CPU
 from pipeline.tomography.projector import Projector
@@ -166,3 +169,43 @@ def test_an_unknown_way_is_named() -> None:
         GeometryError, match=r"slices cheapest, footprints or spectra, found 'rays'"
     ):
         Projector((4, 4, 4), (4, 4), series_rotations([0.0]), scalar_weights(1), slices="rays")
+
+
+@pytest.mark.parametrize(("pre", "axis"), [(0.0, 0), (90.0, 0), (180.0, 0)])
+def test_a_field_that_lies_aslant_is_seen_in_parts(pre: float, axis: int) -> None:
+    rotations = series_rotations(np.arange(0.0, 180.0, 9.0), 30.0, pre)
+    shape, frame, weights = (24, 150, 24), (140, 110), linear_difference_weights(rotations)
+    projector = Projector(shape, frame, rotations, weights, slices="spectra", point_spread_px=0.4)
+    series = projector._series[0]
+    assert isinstance(series, Series)
+    assert series.spectra is not None
+    window = series.spectra.window
+    assert window is not None
+    assert window.axis == axis
+    plan = plan_spectra(
+        *series._slices, series.coefficients, frame[1], series.indices, -series.sharpening[1]
+    )
+    assert window.size < plan.grid[axis] / 1.5
+    whole = replace(series, spectra=plan)
+    rng = np.random.default_rng(4)
+    field = np.zeros(projector.field_shape, np.float32)
+    field[:, 4:-4, 4:-4, 4:-4] = rng.standard_normal((6, 16, 142, 16))
+    field = gaussian_filter(field, (0, 1.5, 1.5, 1.5))  # nearly nothing is left at the surface
+    found, expected = projector.forward(field), np.zeros(projector.stack_shape, np.float32)
+    whole.forward(field, expected)
+    # A frame that is narrower cuts the tails of what lies in it.
+    assert np.linalg.norm(found - expected) < INTERPOLATION * np.linalg.norm(expected)
+    x = rng.standard_normal(projector.field_shape).astype(np.float32)
+    y = rng.standard_normal(projector.stack_shape).astype(np.float32)
+    forward, back = projector.forward(x), projector.adjoint(y)
+    left, right = np.vdot(forward.astype(np.float64), y), np.vdot(x.astype(np.float64), back)
+    assert abs(left - right) < 5e-7 * np.linalg.norm(forward) * np.linalg.norm(y)
+
+
+def test_slices_that_fill_their_box_have_no_window() -> None:
+    rotations = series_rotations(np.arange(0.0, 180.0, 9.0))
+    projector = Projector((20, 90, 24), (90, 40), rotations, scalar_weights(20), slices="spectra")
+    series = projector._series[0]
+    assert isinstance(series, Series)
+    assert series.spectra is not None
+    assert series.spectra.window is None
