@@ -193,23 +193,28 @@ def scale_rows(size: str) -> list[Row]:
     kind = "demo" if size == "paper" else size
     case = oriented(pillar_of(kind), 1)
     found, full = counted(case), full_size({"tiny": 12, "demo": 3}.get(size, 1))
-    products = found.at(full.projections, len(case.stack.data))
+    products = (found.whole + found.coarse) * full.product + found.part * full.part
     steps = found.steps[TENSOR] * full.tensor + found.steps[RANK_ONE] * full.rank_one
-    minutes = (products * full.product + steps) / 60.0
+    minutes = (products + steps) / 60.0
     memory = (full.peak + full.missing) / 2**30
     paper = size == "paper"
     name = (
         f"{full.projections} differences of {full.frame[1]}x{full.frame[0]}, "
         f"{'x'.join(map(str, full.shape))} voxels"
     )
-    by_stage = ", ".join(f"{stage} {value:.0f}" for stage, value in found.products.items())
+    detail = (
+        f"counted on the {kind} pillar: {found.whole} products, {found.part} with a part of the "
+        f"projections, coarse ones {found.coarse:.1f}, steps {found.steps[TENSOR]} and "
+        f"{found.steps[RANK_ONE]}"
+    )
     return [
         Row(f"{name}: one product", full.product, unit="s"),
+        Row("the same, with those that strengths are searched on", full.part, unit="s"),
         Row("the same, a tensor step beside its product", full.tensor, unit="s"),
         Row("the same, a rank-one step beside its product", full.rank_one, unit="s"),
         Row("the same, whole run of default settings", minutes, 60.0 if paper else None,
             20.0 if paper else None, "min",
-            f"{products:.0f} products, counted on the {kind} pillar: {by_stage}"),
+            detail),
         Row("the same, memory", memory, 20.0 if paper else None, 20.0 if paper else None, "GiB",
             f"peak with one shard {full.peak / 2**30:.1f}, computed for the rest "
             f"{full.missing / 2**30:.1f}"),

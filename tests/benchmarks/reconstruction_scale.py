@@ -1,9 +1,10 @@
 """What an orientation takes at the published size: products counted, products and steps timed.
 
 A run is too long to be timed whole whenever somebody wants to know. So the products with the data
-that the default settings ask for are counted on a sample that a minute is enough for; one shard's
-product is timed at full size, and what the tensor stage and the rank-one stage do between products
-as well, on arrays of full size. The rest is multiplication.
+that the default settings ask for are counted on a sample that a minute is enough for, its strengths
+searched on a part of the projections as they are at full size; one shard's product is timed at full
+size, with all and with that part of its projections, and what the tensor stage and the rank-one
+stage do between products as well, on arrays of full size. The rest is multiplication.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import resource
 import time
 from dataclasses import dataclass
+from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,7 @@ from pipeline.progress import Progress
 from pipeline.reconstruct.orientation import reconstruct_orientation, refine_rank_one
 from pipeline.reconstruct.smooth import EDGE_SCALE, KNEE
 from pipeline.stacks import DifferencedStack
+from pipeline.tomography import strength
 from pipeline.tomography.contrast import linear_difference_weights
 from pipeline.tomography.geometry import series_rotations
 from pipeline.tomography.priors import (
@@ -32,7 +35,6 @@ from pipeline.tomography.priors import (
 )
 from pipeline.tomography.projector import Projector
 from pipeline.tomography.solvers import LeastSquares, LocalLeastSquares, conjugate_gradient
-from pipeline.tomography.strength import SEARCHED
 from schemas.recipe import OrientationSettings
 
 Shape3 = tuple[int, int, int]
@@ -40,8 +42,7 @@ Shape3 = tuple[int, int, int]
 PAPER = ((330, 540, 330), (650, 760), 280)
 """Volume (z, y, x), frame (ny, nx) and projections of each of the four mountings, as published."""
 
-SEARCH, TENSOR, RANK_ONE = (
-    "orientation: prior strength",
+TENSOR, RANK_ONE = (
     "orientation: conjugate gradients",
     "orientation: rank one",
 )
@@ -54,7 +55,7 @@ class Watched:
     """A data term whose products are counted and timed."""
 
     def __init__(self, term: LeastSquares, share: float) -> None:
-        self._term, self._share = term, share
+        self._term, self.share = term, share
         self.field_shape, self.data_norm2 = term.field_shape, term.data_norm2
         self.n_data = term.n_data
         self.products, self.seconds = 0.0, 0.0
@@ -75,31 +76,25 @@ class Watched:
 
     def _note(self, started: float) -> None:
         self.seconds += time.perf_counter() - started
-        self.products += self._share
+        self.products += self.share
 
 
 @dataclass(frozen=True)
 class Counted:
-    """Products of a default reconstruction, in those of all projections at full resolution.
+    """Products of a default reconstruction whose strengths are searched on a part of its data.
 
     Attributes
     ----------
-    products : by stage.
+    whole : with all projections, or five in six of them, at full resolution.
+    part : with the part of them.
+    coarse : on wider voxels, in those of all projections at full resolution.
     steps : iterations by stage.
     """
 
-    products: dict[str, float]
+    whole: int
+    part: int
+    coarse: float
     steps: dict[str, int]
-
-    def at(self, projections: int, counted_on: int) -> float:
-        """Products with so many projections, of which the strengths are searched on a part.
-
-        The products grow by the one fit of all of them that follows such a search.
-        """
-        every = max(1, projections // SEARCHED) / max(1, counted_on // SEARCHED)
-        search = self.products[SEARCH]
-        rest = sum(self.products.values()) - search
-        return rest + search / every + (search / self.steps[SEARCH] if every > 1.0 else 0.0)
 
 
 def counted(case: Oriented) -> Counted:
@@ -122,24 +117,29 @@ def counted(case: Oriented) -> Counted:
         terms.append(Watched(LocalLeastSquares(projector, stack.data), share))
         return terms[-1]
 
-    products: dict[str, float] = {}
     steps: dict[str, int] = {}
 
     def note(state: Progress) -> None:
-        done = sum(term.products for term in terms)
-        before = sum(products.values())
-        products[state.stage] = products.get(state.stage, 0.0) + done - before
         steps[state.stage] = steps.get(state.stage, 0) + 1
 
-    reconstruct_orientation(
-        case.stack,
-        case.support,
-        OrientationSettings(),
-        problem=make(case.stack),
-        make=make,
-        progress=note,
+    with patch.object(strength, "SEARCHED", len(case.stack.data) // 2):
+        reconstruct_orientation(
+            case.stack,
+            case.support,
+            OrientationSettings(),
+            problem=make(case.stack),
+            make=make,
+            progress=note,
+        )
+    full = [term for term in terms if term.field_shape[1:] == case.support.shape]
+    coarse = sum(term.products for term in terms if term not in full)
+    done = [(term.products / term.share, term.share > 0.75) for term in full]
+    return Counted(
+        round(sum(n for n, every in done if every)),
+        round(sum(n for n, every in done if not every)),
+        coarse,
+        steps,
     )
-    return Counted(products, steps)
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,7 @@ class FullSize:
     ----------
     projections, shape, frame : of the whole problem.
     product : seconds of a product of all projections.
+    part : seconds of a product of those that strengths are searched on.
     tensor, rank_one : seconds of a step of either stage beside its products.
     peak : bytes of the process after both, with one shard of the data.
     missing : bytes that a whole run holds beside that.
@@ -159,6 +160,7 @@ class FullSize:
     shape: Shape3
     frame: tuple[int, int]
     product: float
+    part: float
     tensor: float
     rank_one: float
     peak: int
@@ -191,13 +193,22 @@ def full_size(divide: int) -> FullSize:
     problem.seconds = problem.products = 0.0
     tensor, rank_one = _steps(problem, support, diagonal, MEASURED_PAIRS)
     product = problem.seconds / problem.products * total / count
+    part = _part_product(stack, shape, max(1, total // strength.SEARCHED)) * total / count
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     field = 6 * int(np.prod(shape))
     # The other shards' data, partial sums of a dozen shards, and the steps that were not done.
     sums = int(np.ceil(np.log2(max(total // count, 1))))
     kept = (PAIRS - MEASURED_PAIRS) * 2 * 3 * int(np.count_nonzero(support))
     missing = 4 * ((total - count) * int(np.prod(frame)) + sums * field + kept)
-    return FullSize(total, shape, frame, product, tensor, rank_one, peak, missing)
+    return FullSize(total, shape, frame, product, part, tensor, rank_one, peak, missing)
+
+
+def _part_product(stack: DifferencedStack, shape: Shape3, every: int) -> float:
+    """Seconds of a product with every so many of a shard's projections."""
+    chosen = np.arange(0, len(stack.data), every)
+    problem = Watched(InProcessLeastSquares(stack.subset(chosen), shape), 1.0)
+    problem.normal(np.ones(problem.field_shape, np.float32))
+    return problem.seconds
 
 
 def _steps(
