@@ -53,6 +53,38 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
 
 
+def skip_without(kind: str, missing: str) -> None:
+    """Skip a test for what is missing; fail where `CI_NEEDS` says that it must be there.
+
+    Parameters
+    ----------
+    kind : one of the words in `CI_NEEDS`, such as `slurm` or `browser`.
+    missing : said to a person.
+    """
+    if kind in os.environ.get("CI_NEEDS", "").split():
+        pytest.fail(f"{missing}; CI_NEEDS asks for {kind}")
+    pytest.skip(missing)
+
+
+@pytest.fixture(scope="session")
+def lacking() -> Callable[[str, str], None]:
+    """Skips a test for what is missing, or fails it where CI asks for that."""
+    return skip_without
+
+
+@pytest.fixture(scope="session")
+def needs() -> Callable[..., None]:
+    """Skips a test where programs are missing: `needs("slurm", "sbatch", "munged")`."""
+
+    def check(kind: str, *programs: str) -> None:
+        search = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+        missing = [name for name in programs if shutil.which(name, path=search) is None]
+        if missing:
+            skip_without(kind, f"not installed: {', '.join(missing)}")
+
+    return check
+
+
 Call = Callable[..., subprocess.CompletedProcess[str]]
 
 
