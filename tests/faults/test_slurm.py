@@ -1,7 +1,7 @@
 """A real Slurm: one job is cancelled, another reaches its time limit; the field has the same bits.
 
-Without Slurm's programs these tests are skipped; where the variable `CI_NEEDS_SLURM` is set they
-fail instead. The whole batch on Slurm is `tests/benchmarks/survival.py --rows slurm`.
+Without Slurm's programs these tests are skipped; where `CI_NEEDS` names `slurm` they fail instead.
+The whole batch on Slurm is `tests/benchmarks/survival.py --rows slurm`.
 """
 
 from __future__ import annotations
@@ -29,17 +29,9 @@ ITERATIONS = 60
 
 
 @pytest.fixture(scope="module")
-def slurm(load: Callable[[str], ModuleType]) -> Iterator[ModuleType]:
+def slurm(load: Callable[[str], ModuleType], needs: Callable[..., None]) -> Iterator[ModuleType]:
     cluster = load("slurm_cluster.py")
-    missing = cluster.missing()
-    try:
-        import dask_jobqueue  # noqa: F401
-    except ImportError:
-        missing = [*missing, "dask-jobqueue"]
-    if missing:
-        reason = f"not installed: {', '.join(missing)} (apt-get install slurm-wlm munge)"
-        assert "CI_NEEDS_SLURM" not in os.environ, reason
-        pytest.skip(reason)
+    needs("slurm", *cluster.NEEDED)
     with tempfile.TemporaryDirectory(prefix="slurm") as folder, cluster.slurm(Path(folder)):
         yield cluster
 
