@@ -23,7 +23,7 @@ from flows.prefect_server.api import PrefectApi, RefusedError, ServerAwayError
 from flows.prefect_server.environment import prepare_environment
 from flows.service.announcements import Announcements
 from flows.service.confine import VARIABLE
-from flows.service.serving import answers, is_loopback
+from flows.service.serving import address_of, answers, is_loopback
 from flows.service.spool import Spool
 from pipeline.errors import InputError, ResourceError
 from schemas.service import Service
@@ -68,8 +68,7 @@ def environment_of(
     settings: Service, home: Path, roots: Sequence[Path], base: Mapping[str, str]
 ) -> dict[str, str]:
     """Environment of the children: nothing is sent anywhere, other origins may not call."""
-    shown = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
-    origin = f"http://{shown}:{settings.port}"
+    origin = address_of(settings.host, settings.port)
     environment = {
         **base,
         "PREFECT_HOME": str(home / "prefect"),
@@ -395,7 +394,7 @@ After=dichrotomo-serve.service
 [Service]
 Type=simple
 {secrets}
-Environment=PREFECT_API_URL=http://{settings.host}:{settings.port}/api
+Environment=PREFECT_API_URL={address_of(settings.host, settings.port)}/api
 ExecStart={program} watch "%I" --beamtime "%I/beamtime.yaml" --home {folder}
 Restart=on-failure
 RestartSec=5

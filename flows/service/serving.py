@@ -56,6 +56,12 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def address_of(host: str, port: int) -> str:
+    """Where programs of this machine reach what listens on a host."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
 def run_server(host: str, port: int) -> None:
     """Run the Prefect server with its UI in this process."""
     end_with_parent(lambda: os._exit(0))
