@@ -13,13 +13,13 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from flows.cluster.join import AWAY_SECONDS, join
+from flows.cluster.join import AWAY_SECONDS, greet, join
 from flows.cluster.steady_clock import make_steady
 from flows.steps.workspace import StepFunction, call_here
 from pipeline.errors import ResourceError
@@ -276,6 +276,25 @@ def open_compute(settings: Cluster, scratch: Path) -> Iterator[Compute]:
         compute.close()
 
 
+def check_there(settings: Cluster) -> None:
+    """See that a cluster is there, before anything is made for a run on it.
+
+    Raises
+    ------
+    InputError : the certificates of a scheduler are missing, or cannot be used.
+    ResourceError : no scheduler answers, no GPU is visible, or there is no Slurm.
+    """
+    match settings.kind:
+        case "address":
+            greet(settings)
+        case "cuda":
+            check_gpus(visible_gpus())
+        case "slurm":
+            from flows.cluster.slurm import check_installed
+
+            check_installed()
+
+
 def worker_count(settings: Cluster) -> int:
     """Worker processes of a `local` cluster: as asked for, else one a core, four at most."""
     return settings.workers or min(len(os.sched_getaffinity(0)), 4)
@@ -341,6 +360,17 @@ def visible_gpus() -> list[str]:
     return listed.stdout.split()
 
 
+def check_gpus(gpus: Sequence[str]) -> None:
+    """See that there is one.
+
+    Raises
+    ------
+    ResourceError : no GPU is visible.
+    """
+    if not gpus:
+        raise ResourceError("cluster 'cuda': no GPU is visible; nvidia-smi lists what there is")
+
+
 def start_cuda(settings: Cluster, scratch: Path) -> Any:
     """Start one worker process for each visible GPU, which sees that one only.
 
@@ -351,8 +381,7 @@ def start_cuda(settings: Cluster, scratch: Path) -> Any:
     from distributed import Nanny, Scheduler, SpecCluster
 
     gpus = visible_gpus()
-    if not gpus:
-        raise ResourceError("cluster 'cuda': no GPU is visible; nvidia-smi lists what there is")
+    check_gpus(gpus)
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     options = {
         "host": "127.0.0.1",

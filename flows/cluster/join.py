@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -33,11 +34,31 @@ def join(settings: Cluster) -> Client:
     from distributed import Client
 
     address = str(settings.address)
-    security = tls_security(settings)
-    try:
+    with _explained(address):
         # Asked shortly, so that the client itself may look long for a scheduler that restarts.
-        _greet(address, None if security is None else security.get_connection_args("client"))
+        security = greet(settings)
         return Client(address, timeout=AWAY_SECONDS, set_as_default=False, security=security)
+
+
+def greet(settings: Cluster) -> Security | None:
+    """See that a scheduler is there; returns what it is to be joined with.
+
+    Raises
+    ------
+    as `join`.
+    """
+    address = str(settings.address)
+    security = tls_security(settings)
+    with _explained(address):
+        _hear(address, None if security is None else security.get_connection_args("client"))
+    return security
+
+
+@contextmanager
+def _explained(address: str) -> Iterator[None]:
+    """One line for what the network says."""
+    try:
+        yield
     except ssl.SSLError as error:
         raise ResourceError(
             f"the scheduler at {address} and this machine do not take each other's certificates "
@@ -50,8 +71,8 @@ def join(settings: Cluster) -> Client:
         ) from None
 
 
-def _greet(address: str, connection: Mapping[str, Any] | None) -> None:
-    """See that a scheduler is there: it speaks first, once the certificates are exchanged.
+def _hear(address: str, connection: Mapping[str, Any] | None) -> None:
+    """Wait for a scheduler's first word: it speaks first, once the certificates are exchanged.
 
     Raises
     ------

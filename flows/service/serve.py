@@ -25,6 +25,7 @@ from flows.service.announcements import Announcements
 from flows.service.confine import VARIABLE
 from flows.service.serving import address_of, answers, is_loopback
 from flows.service.spool import Spool
+from flows.steps.workspace import make_folder
 from pipeline.errors import InputError, ResourceError
 from schemas.service import Service
 
@@ -108,7 +109,7 @@ def count_gpus(devices: Path = Path("/dev")) -> int:
 @contextmanager
 def hold(home: Path) -> Iterator[bool]:
     """Hold the folder of the service; yields False where another live process holds it."""
-    home.mkdir(parents=True, exist_ok=True)
+    make_folder(home, "--home")
     home.chmod(0o700)
     with (home / "serve.lock").open("a") as file:
         try:
@@ -213,6 +214,18 @@ class Serving:
             os.environ["PREFECT_API_AUTH_STRING"] = base[PASSWORD]
         self.api = PrefectApi(self.environment["PREFECT_API_URL"])
 
+    def check_port(self) -> None:
+        """Refuse a port at which somebody else answers.
+
+        Raises
+        ------
+        ResourceError : it is taken.
+        """
+        if answers(self.address):
+            raise ResourceError(
+                f"port {self.settings.port} is taken by another program; choose another --port"
+            )
+
     def start(self, stop: Callable[[], bool]) -> float | None:
         """Bring everything up; returns the seconds until the UI could be used.
 
@@ -220,13 +233,9 @@ class Serving:
 
         Raises
         ------
-        ResourceError : the port is taken, or a child does not come up.
+        ResourceError : a child does not come up.
         """
         started, begun = time.monotonic(), datetime.now(UTC)
-        if answers(self.address):
-            raise ResourceError(
-                f"port {self.settings.port} is taken by another program; choose another --port"
-            )
         self._start("server", ["server", self.settings.host, str(self.settings.port)])
         # The runners import what they need while the server makes its tables.
         slots = self.settings.reconstructions or max(1, count_gpus())

@@ -182,6 +182,36 @@ def write_text(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def check_folder(path: Path, field: str | None = None) -> None:
+    """Refuse a path that is no folder and cannot become one; nothing is made.
+
+    Raises
+    ------
+    InputError : says what is in the way.
+    """
+    there = path.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise InputError(f"cannot be a folder: '{there}' is none", path=path, field=field)
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"cannot be used: '{there}' may not be written", path=path, field=field)
+
+
+def make_folder(path: Path, field: str | None = None) -> None:
+    """Make a folder, with those above it, if it is not there.
+
+    Raises
+    ------
+    InputError : it cannot be made, or not be written.
+    """
+    check_folder(path, field)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot be made: {error.strerror}", path=path, field=field) from None
+
+
 class Workspace:
     """The work folder of one run: knows its steps, reuses them, computes what is missing.
 
@@ -205,7 +235,7 @@ class Workspace:
         ------
         ResourceError : another live process holds it; names that process.
         """
-        self.work.mkdir(parents=True, exist_ok=True)
+        make_folder(self.work)
         with (self.work / ".lock").open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
