@@ -141,6 +141,17 @@ def test_a_scheduler_that_is_killed_and_started_again(expected: str, tmp_path: P
         assert checksum(driver) == expected
 
 
+def test_workers_that_are_killed_in_the_middle_of_iterations(expected: str, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        driver = Cast(stack, tmp_path).driver(Cluster(kind="local", workers=2))
+        for iteration in (5, 30):
+            up_to(driver, iteration)
+            children = psutil.Process(driver.pid).children(recursive=True)
+            workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+            workers[0].kill()
+        assert checksum(driver) == expected
+
+
 def deadly_step(out: Path, deaths: int) -> None:
     """A step that kills its worker when it is done, so many times."""
     died = len(list(out.glob("died-*")))
