@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,7 +44,13 @@ def _clean_up() -> None:
 # Registered before Prefect is imported, so called after Prefect has sent what it holds at exit.
 atexit.register(_clean_up)
 
-LONGEST = ("test_demo.py", "test_service.py", "test_resire_v_published.py", "test_resume.py")
+LONGEST = (
+    "test_demo.py",
+    "test_service.py",
+    "test_resire_v_published.py",
+    "test_resume.py",
+    "test_service_disturbed.py",
+)
 """Files that take longest. They start first, so that no process is left alone with one of them."""
 
 
@@ -149,7 +156,14 @@ def prefect_api() -> Iterator[str]:
     server.wait()
     os.environ["PREFECT_API_URL"] = server.url
     _SERVERS.append(server)
-    yield server.url
+    with ExitStack() as stack:
+        # Where a test file has imported Prefect already, it has read its settings: flows in this
+        # process would start a server of their own.
+        if "prefect" in sys.modules:
+            from prefect.settings import PREFECT_API_URL, temporary_settings
+
+            stack.enter_context(temporary_settings({PREFECT_API_URL: server.url}))
+        yield server.url
     os.environ.pop("PREFECT_API_URL", None)
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from flows.prefect_server.api import PrefectApi, RefusedError, ServerAwayError
 from flows.prefect_server.environment import prepare_environment
+from flows.prefect_server.registry import settle_dead
 from flows.service.announcements import Announcements
 from flows.service.confine import VARIABLE
 from flows.service.serving import address_of, answers, is_loopback
@@ -35,6 +36,7 @@ _LEAST_PASSWORD = 12
 _READY_S = 180.0
 _LOG_BYTES = 10_000_000
 _RESTART_S = (1.0, 60.0)
+_SETTLE_EVERY_S = 10.0
 
 Say = Callable[[str], None]
 
@@ -305,15 +307,19 @@ class Serving:
             self.api.put(f"/automations/{found[0]['id']}", wanted)
 
     def run(self, stop: Callable[[], bool]) -> None:
-        """Watch over the children, turn events into runs, send what waits."""
+        """Watch over the children, turn events into runs, send what waits, and tell the server
+        of runs whose process is gone."""
         spool = spool_of(self.home)
         heard = Announcements(self.api, spool, self.roots, self.say)
-        away = False
+        away, settled = False, time.monotonic()
         while not stop():
             for child in self.children:
                 child.keep(self.say)
             try:
                 heard.listen()
+                if time.monotonic() - settled > _SETTLE_EVERY_S:
+                    settle_dead(self.api.url)
+                    settled = time.monotonic()
                 for line in spool.deliver(self.api):
                     self.say(f"refused: {line}")
                 if away:
