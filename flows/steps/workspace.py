@@ -21,7 +21,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -171,15 +171,20 @@ class Fingerprints:
     def save(self) -> None:
         """Keep what is known for the next run."""
         if self._memory is not None:
-            with self._lock:
+            # What cannot be kept, on a full disk, costs time only.
+            with self._lock, suppress(OSError):
                 write_text(self._memory, json.dumps(self._known))
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file so that it is either old or new, never half."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def check_folder(path: Path, field: str | None = None) -> None:
@@ -236,7 +241,7 @@ class Workspace:
         ResourceError : another live process holds it; names that process.
         """
         make_folder(self.work)
-        with (self.work / ".lock").open("a+") as file:
+        with _one_line_when_full(self.folder), (self.work / ".lock").open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
