@@ -106,7 +106,8 @@ def approved(run: Run, board: Dashboard, make: Callable[[Run], Assembled]) -> As
             answer = _ask(run, board, measures)
             _keep(run.workspace.folder, question, answer)
         run.answers.append(answer)
-        board.notes.append(f"Answer by {answer.by}: **{answer.action}** {answer.comment}".strip())
+        comment = f": “{answer.comment}”" if answer.comment else ""
+        board.notes.append(f"Answer by {answer.by}: **{answer.action}**{comment}")
         board.changed()
         if answer.action == "go on":
             return data

@@ -15,6 +15,7 @@ from prefect import flow, runtime  # noqa: E402
 from flows import tasks  # noqa: E402
 from flows.approval import approved  # noqa: E402
 from flows.assembled import Assembled, folder, output  # noqa: E402
+from flows.cluster.compute import check_there  # noqa: E402
 from flows.cluster.limits import refuse_full_disk, refuse_too_large  # noqa: E402
 from flows.display.artifacts import publish_summary, tag_run  # noqa: E402
 from flows.display.dashboard import Dashboard, report_link  # noqa: E402
@@ -92,6 +93,7 @@ def process_beamtime(
     check_chemistry(layout.beamtime, layout.folder, settings.chemistry)
     check_determined(layout.beamtime, layout.folder, settings, layout.infos)
     refuse_what_cannot_fit(layout, settings, out)
+    check_there(settings.cluster)
     sample = layout.beamtime.sample.name
     tag_run(sample, layout.folder)
     begun(runtime.flow_run.id, out)

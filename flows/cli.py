@@ -213,14 +213,16 @@ def run(
 
     loaded = load_beamtime(beamtime)  # Refused before a server or a folder is made.
     settings = with_cluster(load_recipe(recipe), cluster)
+    from flows.cluster.compute import check_there
     from flows.prefect_server.environment import prefect_server
+    from flows.steps.workspace import check_folder
     from pipeline.plan import check_determined, check_pixel_sizes, inspect_all
 
     infos = inspect_all(loaded.beamtime, loaded.folder)
     check_pixel_sizes(loaded.beamtime, infos, settings.resample)
     check_determined(loaded.beamtime, loaded.folder, settings, infos)
-    if out.exists() and not out.is_dir():
-        raise InputError("exists and is not a folder", path=out)
+    check_folder(out, "--out")
+    check_there(settings.cluster)
     with prefect_server():
         from flows.running import run_beamtime
 

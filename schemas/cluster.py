@@ -132,12 +132,25 @@ class Cluster(StrictModel):
     def _complete(self) -> Cluster:
         if (self.kind == "address") != (self.address is not None):
             raise ValueError("cluster.address goes with cluster.kind 'address', and only with it")
+        if self.address is not None:
+            _check_port(self.address)
         if self.address is not None and not self.trusted_network and _leaves_unencrypted(self):
             raise ValueError(
                 f"cluster.address: expected tls:// to another machine, found {self.address}; "
                 "cluster.trusted_network: true allows it where nobody else is on the network"
             )
         return self
+
+
+def _check_port(address: str) -> None:
+    """Refuse an address that names no host and port."""
+    parts = urlsplit(address)
+    try:
+        whole = parts.scheme == "inproc" or (parts.hostname and parts.port)
+    except ValueError:  # The port is no number, or too large a one.
+        whole = False
+    if not whole:
+        raise ValueError(f"cluster.address: expected tls://HOST:PORT, found {address}")
 
 
 def _leaves_unencrypted(cluster: Cluster) -> bool:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,7 +44,13 @@ def _clean_up() -> None:
 # Registered before Prefect is imported, so called after Prefect has sent what it holds at exit.
 atexit.register(_clean_up)
 
-LONGEST = ("test_demo.py", "test_service.py", "test_resire_v_published.py", "test_resume.py")
+LONGEST = (
+    "test_demo.py",
+    "test_service.py",
+    "test_resire_v_published.py",
+    "test_resume.py",
+    "test_service_disturbed.py",
+)
 """Files that take longest. They start first, so that no process is left alone with one of them."""
 
 
@@ -51,6 +58,38 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first, all others in their order."""
     ranks = {name: rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+
+
+def skip_without(kind: str, missing: str) -> None:
+    """Skip a test for what is missing; fail where `CI_NEEDS` says that it must be there.
+
+    Parameters
+    ----------
+    kind : one of the words in `CI_NEEDS`, such as `slurm` or `browser`.
+    missing : said to a person.
+    """
+    if kind in os.environ.get("CI_NEEDS", "").split():
+        pytest.fail(f"{missing}; CI_NEEDS asks for {kind}")
+    pytest.skip(missing)
+
+
+@pytest.fixture(scope="session")
+def lacking() -> Callable[[str, str], None]:
+    """Skips a test for what is missing, or fails it where CI asks for that."""
+    return skip_without
+
+
+@pytest.fixture(scope="session")
+def needs() -> Callable[..., None]:
+    """Skips a test where programs are missing: `needs("slurm", "sbatch", "munged")`."""
+
+    def check(kind: str, *programs: str) -> None:
+        search = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+        missing = [name for name in programs if shutil.which(name, path=search) is None]
+        if missing:
+            skip_without(kind, f"not installed: {', '.join(missing)}")
+
+    return check
 
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -117,7 +156,14 @@ def prefect_api() -> Iterator[str]:
     server.wait()
     os.environ["PREFECT_API_URL"] = server.url
     _SERVERS.append(server)
-    yield server.url
+    with ExitStack() as stack:
+        # Where a test file has imported Prefect already, it has read its settings: flows in this
+        # process would start a server of their own.
+        if "prefect" in sys.modules:
+            from prefect.settings import PREFECT_API_URL, temporary_settings
+
+            stack.enter_context(temporary_settings({PREFECT_API_URL: server.url}))
+        yield server.url
     os.environ.pop("PREFECT_API_URL", None)
 
 

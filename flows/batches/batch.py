@@ -27,7 +27,7 @@ from flows.cluster.choice import with_cluster
 from flows.prefect_server.environment import prefect_server
 from flows.prefect_server.registry import settle_dead
 from flows.steps.inputs import beamtime_inputs
-from flows.steps.workspace import Fingerprints, code_version, sha256_of, write_text
+from flows.steps.workspace import Fingerprints, code_version, make_folder, sha256_of, write_text
 from pipeline.errors import DichrotomoError, ResourceError
 from pipeline.io.beamtime import load_beamtime, load_recipe
 from schemas.batch import Batch, BatchEntry
@@ -272,7 +272,7 @@ class BatchRun:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         folder = self.out / ".batch"
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with (folder / "lock").open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -10,17 +10,16 @@ import inspect
 import logging
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit
 
+from flows.cluster.join import AWAY_SECONDS, greet, join
 from flows.cluster.steady_clock import make_steady
 from flows.steps.workspace import StepFunction, call_here
 from pipeline.errors import ResourceError
@@ -32,14 +31,12 @@ from schemas.cluster import Cluster
 
 if TYPE_CHECKING:
     from distributed import Client, Future
-    from distributed.security import Security
 
     from flows.cluster.slurm import SlurmJobs
 
 PROGRESS_TOPIC = "dichrotomo-progress"
 _PROGRESS_SECONDS = 0.5
-_CONNECT_SECONDS = 20
-_SCHEDULER_AWAY_SECONDS = 120  # Longer than a service manager takes to start it again.
+_LIST_SECONDS = 20
 _REMOTE_STEPS = 64  # Dask queues what its workers cannot take yet.
 _QUIET = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}  # Any port, no other machine.
 _LOST = 4  # A step that has killed this many workers is not tried again.
@@ -114,7 +111,7 @@ class Compute:
                 if attempt == _LOST - 1 or not _is_back(client):
                     raise ResourceError(
                         f"the Dask scheduler was lost and did not come back within "
-                        f"{_SCHEDULER_AWAY_SECONDS} s; the same command goes on from here"
+                        f"{AWAY_SECONDS} s; the same command goes on from here"
                     ) from None
                 client.subscribe_topic(PROGRESS_TOPIC, self._heard)
             finally:
@@ -279,6 +276,25 @@ def open_compute(settings: Cluster, scratch: Path) -> Iterator[Compute]:
         compute.close()
 
 
+def check_there(settings: Cluster) -> None:
+    """See that a cluster is there, before anything is made for a run on it.
+
+    Raises
+    ------
+    InputError : the certificates of a scheduler are missing, or cannot be used.
+    ResourceError : no scheduler answers, no GPU is visible, or there is no Slurm.
+    """
+    match settings.kind:
+        case "address":
+            greet(settings)
+        case "cuda":
+            check_gpus(visible_gpus())
+        case "slurm":
+            from flows.cluster.slurm import check_installed
+
+            check_installed()
+
+
 def worker_count(settings: Cluster) -> int:
     """Worker processes of a `local` cluster: as asked for, else one a core, four at most."""
     return settings.workers or min(len(os.sched_getaffinity(0)), 4)
@@ -336,12 +352,23 @@ def visible_gpus() -> list[str]:
             ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"],
             capture_output=True,
             text=True,
-            timeout=_CONNECT_SECONDS,
+            timeout=_LIST_SECONDS,
             check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return []
     return listed.stdout.split()
+
+
+def check_gpus(gpus: Sequence[str]) -> None:
+    """See that there is one.
+
+    Raises
+    ------
+    ResourceError : no GPU is visible.
+    """
+    if not gpus:
+        raise ResourceError("cluster 'cuda': no GPU is visible; nvidia-smi lists what there is")
 
 
 def start_cuda(settings: Cluster, scratch: Path) -> Any:
@@ -354,8 +381,7 @@ def start_cuda(settings: Cluster, scratch: Path) -> Any:
     from distributed import Nanny, Scheduler, SpecCluster
 
     gpus = visible_gpus()
-    if not gpus:
-        raise ResourceError("cluster 'cuda': no GPU is visible; nvidia-smi lists what there is")
+    check_gpus(gpus)
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     options = {
         "host": "127.0.0.1",
@@ -376,65 +402,24 @@ def start_cuda(settings: Cluster, scratch: Path) -> Any:
     )
 
 
-def join(settings: Cluster) -> Client:
-    """Join the scheduler at the address of the settings.
-
-    Raises
-    ------
-    ResourceError
-        If nobody answers there, or not with the certificate that is expected.
-    """
-    from distributed import Client
-
-    address = str(settings.address)
-    parts = urlsplit(address)
-    try:
-        if parts.hostname is not None and parts.port is not None:
-            # Asked shortly, so that the client itself may look long for a scheduler that restarts.
-            socket.create_connection((parts.hostname, parts.port), _CONNECT_SECONDS).close()
-        return Client(
-            address,
-            timeout=_SCHEDULER_AWAY_SECONDS,
-            set_as_default=False,
-            security=_security(settings),
-        )
-    except (OSError, TimeoutError) as error:
-        raise ResourceError(
-            f"no Dask scheduler answers at {address} within {_CONNECT_SECONDS} s "
-            f"({type(error).__name__})"
-        ) from None
-
-
-def _security(settings: Cluster) -> Security | None:
-    """Certificates of the settings, or those of Dask's own configuration; None without TLS."""
-    from distributed.security import Security
-
-    if not str(settings.address).startswith("tls://"):
-        return None
-    if settings.tls is None:
-        return Security(require_encryption=True)
-    return Security(
-        tls_ca_file=settings.tls.ca_file,
-        tls_client_cert=settings.tls.cert_file,
-        tls_client_key=settings.tls.key_file,
-        require_encryption=True,
-    )
-
-
 class _SchedulerLostError(Exception):
     """The scheduler is gone, and with it what it knew of a step."""
 
 
 def _is_back(client: Client) -> bool:
     """Wait for a lost scheduler; the client itself looks for it and gives up in the end."""
-    end = time.monotonic() + _SCHEDULER_AWAY_SECONDS
+    end = time.monotonic() + AWAY_SECONDS
     while client.status == "connecting" and time.monotonic() < end:
         time.sleep(0.2)
     return bool(client.status == "running")
 
 
 def _call_on_worker(function: StepFunction, arguments: Mapping[str, Any], call: str) -> None:
-    """Call a step function on a worker, one at a time in its process, and report from there."""
+    """Call a step function on a worker, one at a time in its process, and report from there.
+
+    Dask cannot interrupt what computes: of a run that has been cancelled, or whose driver is gone,
+    the step ends itself when it reports.
+    """
     from distributed import get_worker
 
     from pipeline.distribute import one_at_a_time
@@ -442,7 +427,13 @@ def _call_on_worker(function: StepFunction, arguments: Mapping[str, Any], call: 
     worker = get_worker()
     last = [0.0]
 
+    def check_wanted() -> None:
+        task = worker.state.tasks.get(call)
+        if task is None or task.state == "cancelled":
+            raise ResourceError("the run has been cancelled")
+
     def report(event: Progress) -> None:
+        check_wanted()
         now = time.monotonic()
         if now - last[0] >= _PROGRESS_SECONDS or event.done == event.total:
             last[0] = now
@@ -450,4 +441,5 @@ def _call_on_worker(function: StepFunction, arguments: Mapping[str, Any], call: 
 
     takes = "progress" in inspect.signature(function).parameters
     with one_at_a_time:
+        check_wanted()
         function(**arguments, **({"progress": report} if takes else {}))

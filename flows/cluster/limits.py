@@ -27,6 +27,12 @@ def free_memory(root: Path = Path("/sys/fs/cgroup")) -> int:
     return free
 
 
+def size(n_bytes: int) -> str:
+    """A size for people."""
+    unit, name = (2**30, "GiB") if n_bytes >= 2**29 else (2**20, "MiB")
+    return f"{n_bytes / unit:.1f} {name}"
+
+
 def refuse_too_large(needed: int, what: str) -> None:
     """Refuse what would not fit into memory, before the system ends it in the middle.
 
@@ -37,8 +43,8 @@ def refuse_too_large(needed: int, what: str) -> None:
     free = free_memory()
     if needed > free:
         raise ResourceError(
-            f"{what} needs about {needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are "
-            "free; resample to larger pixels (resample.pixel_size_m), or use a larger machine"
+            f"{what} needs about {size(needed)} of memory, {size(free)} are free; resample "
+            "to larger pixels (resample.pixel_size_m), or use a larger machine"
         )
 
 
@@ -61,6 +67,5 @@ def refuse_full_disk(needed: int, folder: Path) -> None:
     free = shutil.disk_usage(there).free
     if needed - written > free:
         raise ResourceError(
-            f"{folder}: a run needs about {needed / 2**30:.1f} GiB of disk, {free / 2**30:.1f} GiB "
-            "are free"
+            f"{folder}: a run needs about {size(needed)} of disk, {size(free)} are free"
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import importlib.util
 import os
 import shlex
 import shutil
@@ -49,14 +50,8 @@ def start_slurm(settings: SlurmSettings, scratch: Path, *, interval_s: float = 1
     ResourceError
         dask-jobqueue or Slurm is not installed, or Slurm refuses the job; says why.
     """
-    if shutil.which("sbatch") is None:
-        raise ResourceError("cluster 'slurm': sbatch is not on the PATH; is this a login node?")
-    try:
-        load_jobqueue()
-    except ImportError:
-        raise ResourceError(
-            "cluster 'slurm' needs dask-jobqueue: pip install -c constraints.txt -e '.[slurm]'"
-        ) from None
+    check_installed()
+    load_jobqueue()
     jobs = SlurmJobs(settings, scratch)
     try:
         jobs.test()
@@ -67,13 +62,24 @@ def start_slurm(settings: SlurmSettings, scratch: Path, *, interval_s: float = 1
     return jobs
 
 
-def load_jobqueue() -> None:
-    """Import dask-jobqueue, which answers Ctrl-C itself from then on: that is not wanted here, and
-    fails in a thread, where flows run their tasks.
+def check_installed() -> None:
+    """See that there is a Slurm here.
 
     Raises
     ------
-    ImportError : it is not installed.
+    ResourceError : dask-jobqueue or Slurm is not installed.
+    """
+    if shutil.which("sbatch") is None:
+        raise ResourceError("cluster 'slurm': sbatch is not on the PATH; is this a login node?")
+    if importlib.util.find_spec("dask_jobqueue") is None:
+        raise ResourceError(
+            "cluster 'slurm' needs dask-jobqueue: pip install -c constraints.txt -e '.[slurm]'"
+        )
+
+
+def load_jobqueue() -> None:
+    """Import dask-jobqueue, which answers Ctrl-C itself from then on: that is not wanted here, and
+    fails in a thread, where flows run their tasks.
     """
     handler = signal.signal
     setattr(signal, "signal", lambda *_: None)  # noqa: B010 - it is typed as a constant

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cluster.choice import CLUSTER_HELP
+from flows.cluster.choice import CLUSTER_HELP, with_cluster
 from flows.command.console import Json, fail, one_line_errors, print_json, print_table
 
 if TYPE_CHECKING:
@@ -53,10 +53,12 @@ def batch(
     from flows.batches.batch import BatchRun
     from pipeline.io.yaml_file import load_model
     from schemas.batch import Batch
+    from schemas.recipe import Recipe
 
     wanted = load_model(entries, Batch)
     if concurrent is not None:
         wanted = wanted.model_copy(update={"concurrent": concurrent})
+    with_cluster(Recipe(), cluster)  # Refused once, not for each entry.
     folder = entries.resolve().parent
     work = BatchRun(wanted, folder, out, cluster=cluster, again=again, tell=_say)
     outcomes = work.run()

@@ -81,6 +81,7 @@ def serve(
     on this machine alone, unless PREFECT_SERVER_API_AUTH_STRING holds USER:PASSWORD.
     """
     from flows.service.serve import Serving, check_exposure, hold, unit_files
+    from flows.steps.workspace import make_folder
     from schemas.service import Service
 
     roots = [path.resolve() for path in (root or [Path.cwd()])]
@@ -94,7 +95,7 @@ def serve(
     folder = _home(home)
     if systemd is not None:
         program = Path(sys.executable).with_name("dichrotomo")
-        systemd.mkdir(parents=True, exist_ok=True)
+        make_folder(systemd, "--systemd")
         for name, text in unit_files(settings, folder, roots, program).items():
             (systemd / name).write_text(text)
             _say(str(systemd / name))
@@ -104,6 +105,7 @@ def serve(
             _say(f"already served from {folder}: {(folder / 'address').read_text().strip()}")
             return
         serving = Serving(settings, folder, roots, _say)
+        serving.check_port()
         (folder / "address").write_text(serving.address)
         stop = _stop_on_signals()
         try:
@@ -153,12 +155,15 @@ def watch(
     from flows.service.intake import Destination, Intake
     from flows.service.serve import spool_of
     from flows.service.watch import Watcher, alone
-    from pipeline.io.beamtime import load_recipe
+    from flows.steps.workspace import check_folder
+    from pipeline.io.beamtime import load_recipe, read_beamtime
     from schemas.service import Watch
 
     if not folder.is_dir():
         raise InputError("expected a folder", path=folder)
     load_recipe(recipe)
+    read_beamtime(beamtime)  # Refused before a folder is made.
+    check_folder(out or folder / "result", "--out")
     settings = Watch(
         stable_s=stable, full="by-hand" if by_hand else "when-complete", preview=preview
     )

@@ -219,7 +219,7 @@ class Dashboard(ProgressBoard):
             head += f", {reused} of them before" if reused else ""
             parts = [
                 f"# {self.title}",
-                f"{head} · quality {quality.WORDS[quality.worst(measured)]}",
+                f"{head} · quality: {quality.WORDS[quality.worst(measured)]}" if measured else head,
             ]
             parts += self.notes
             parts += ["## Progress", self._progress()]

@@ -154,7 +154,9 @@ class PrivateServer:
         prepare_environment()
         Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, **_SERVER_ONLY}
-        environment.pop("PREFECT_API_URL", None)
+        # A password in this environment is that of another server.
+        for name in ("PREFECT_API_URL", "PREFECT_SERVER_API_AUTH_STRING"):
+            environment.pop(name, None)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "flows.prefect_server.environment", str(self._port)],
             stdin=subprocess.PIPE,

@@ -24,7 +24,8 @@ from flows.steps.workspace import write_text
 
 _ANSWER_SECONDS = 10.0
 _KEPT_SECONDS = 30 * 86400
-_GOING_ON = ("RUNNING", "PENDING", "CANCELLING")
+_GOING_ON = ("RUNNING", "PENDING", "CANCELLING", "PAUSED")
+"""A run that waits for its operator has a process, too: runs are paused here, never suspended."""
 
 
 def process_mark(pid: int) -> str | None:
@@ -117,15 +118,19 @@ def owe(flow_run: str, state: str, message: str) -> None:
     write_text(_note(flow_run), json.dumps(content))
 
 
-def settle_dead() -> list[str]:
-    """Tell the server of `PREFECT_API_URL` about runs that ended without its knowledge.
+def settle_dead(url: str | None = None) -> list[str]:
+    """Tell a server about runs that ended without its knowledge.
+
+    Parameters
+    ----------
+    url : of its API; `PREFECT_API_URL` when absent.
 
     Returns
     -------
     identifiers of the runs that were shown as going on. A note is kept while the server does not
     answer, and for a month if it does not know the run: that may belong to another server.
     """
-    url = os.environ.get("PREFECT_API_URL")
+    url = url or os.environ.get("PREFECT_API_URL")
     if not url:
         return []
     api = api_of(url)
@@ -146,11 +151,9 @@ def settle_dead() -> list[str]:
 def _settle(api: PrefectApi, note: Path, content: dict[str, Any]) -> bool:
     """Set one run to how it ended if it is shown as going on; whether it was."""
     run = f"/flow_runs/{content['flow_run']}"
-    message = f"its process ({content['pid']} on {content['host']}) ended without a word"
-    crashed = {"type": "CRASHED", "name": "Crashed", "message": message}
-    state = content.get("owed", crashed)
     try:
         found = api.get(run)["state"]["type"]
+        state = content.get("owed") or _end_of(content, cancelled=found == "CANCELLING")
         if found in _GOING_ON:
             api.post(f"{run}/set_state", {"state": state, "force": True})
         settle_tasks(api, content["flow_run"], state if found in _GOING_ON else None)
@@ -162,6 +165,15 @@ def _settle(api: PrefectApi, note: Path, content: dict[str, Any]) -> bool:
         return False
     note.unlink(missing_ok=True)
     return found in _GOING_ON
+
+
+def _end_of(content: dict[str, Any], *, cancelled: bool) -> dict[str, str]:
+    """State of a run whose process is gone and has not said why."""
+    message = f"its process ({content['pid']} on {content['host']}) ended without a word"
+    if cancelled:
+        return {"type": "CANCELLED", "name": "Cancelled", "message": message}
+    message += "; start it again and it goes on from its last finished step"
+    return {"type": "CRASHED", "name": "Crashed", "message": message}
 
 
 def settle_tasks(api: PrefectApi, flow_run: str, state: dict[str, str] | None = None) -> int:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from flows.service.arrivals import SeriesTable, reduced
 from flows.service.spool import Event, Order, Scan, Spool, State
-from flows.steps.workspace import sha256_of, write_text
+from flows.steps.workspace import make_folder, sha256_of, write_text
 from pipeline.errors import DichrotomoError
 from pipeline.io.beamtime import read_beamtime, save_beamtime
 from pipeline.io.raw import check_scan
@@ -160,7 +160,7 @@ class Intake:
         """Write what has arrived where runs and people find it."""
         known = self.spool.scans(str(self.path))
         table = self.so_far(known)
-        self.destination.out.mkdir(parents=True, exist_ok=True)
+        make_folder(self.destination.out)
         write_text(self.destination.out / TABLE, table.model_dump_json(indent=1))
         self._write_so_far(table)
         return table

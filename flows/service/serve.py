@@ -21,10 +21,12 @@ from pathlib import Path
 
 from flows.prefect_server.api import PrefectApi, RefusedError, ServerAwayError
 from flows.prefect_server.environment import prepare_environment
+from flows.prefect_server.registry import settle_dead
 from flows.service.announcements import Announcements
 from flows.service.confine import VARIABLE
-from flows.service.serving import answers, is_loopback
+from flows.service.serving import address_of, answers, is_loopback
 from flows.service.spool import Spool
+from flows.steps.workspace import make_folder
 from pipeline.errors import InputError, ResourceError
 from schemas.service import Service
 
@@ -34,6 +36,7 @@ _LEAST_PASSWORD = 12
 _READY_S = 180.0
 _LOG_BYTES = 10_000_000
 _RESTART_S = (1.0, 60.0)
+_SETTLE_EVERY_S = 10.0
 
 Say = Callable[[str], None]
 
@@ -68,8 +71,7 @@ def environment_of(
     settings: Service, home: Path, roots: Sequence[Path], base: Mapping[str, str]
 ) -> dict[str, str]:
     """Environment of the children: nothing is sent anywhere, other origins may not call."""
-    shown = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
-    origin = f"http://{shown}:{settings.port}"
+    origin = address_of(settings.host, settings.port)
     environment = {
         **base,
         "PREFECT_HOME": str(home / "prefect"),
@@ -109,7 +111,7 @@ def count_gpus(devices: Path = Path("/dev")) -> int:
 @contextmanager
 def hold(home: Path) -> Iterator[bool]:
     """Hold the folder of the service; yields False where another live process holds it."""
-    home.mkdir(parents=True, exist_ok=True)
+    make_folder(home, "--home")
     home.chmod(0o700)
     with (home / "serve.lock").open("a") as file:
         try:
@@ -214,6 +216,18 @@ class Serving:
             os.environ["PREFECT_API_AUTH_STRING"] = base[PASSWORD]
         self.api = PrefectApi(self.environment["PREFECT_API_URL"])
 
+    def check_port(self) -> None:
+        """Refuse a port at which somebody else answers.
+
+        Raises
+        ------
+        ResourceError : it is taken.
+        """
+        if answers(self.address):
+            raise ResourceError(
+                f"port {self.settings.port} is taken by another program; choose another --port"
+            )
+
     def start(self, stop: Callable[[], bool]) -> float | None:
         """Bring everything up; returns the seconds until the UI could be used.
 
@@ -221,13 +235,9 @@ class Serving:
 
         Raises
         ------
-        ResourceError : the port is taken, or a child does not come up.
+        ResourceError : a child does not come up.
         """
         started, begun = time.monotonic(), datetime.now(UTC)
-        if answers(self.address):
-            raise ResourceError(
-                f"port {self.settings.port} is taken by another program; choose another --port"
-            )
         self._start("server", ["server", self.settings.host, str(self.settings.port)])
         # The runners import what they need while the server makes its tables.
         slots = self.settings.reconstructions or max(1, count_gpus())
@@ -297,15 +307,19 @@ class Serving:
             self.api.put(f"/automations/{found[0]['id']}", wanted)
 
     def run(self, stop: Callable[[], bool]) -> None:
-        """Watch over the children, turn events into runs, send what waits."""
+        """Watch over the children, turn events into runs, send what waits, and tell the server
+        of runs whose process is gone."""
         spool = spool_of(self.home)
         heard = Announcements(self.api, spool, self.roots, self.say)
-        away = False
+        away, settled = False, time.monotonic()
         while not stop():
             for child in self.children:
                 child.keep(self.say)
             try:
                 heard.listen()
+                if time.monotonic() - settled > _SETTLE_EVERY_S:
+                    settle_dead(self.api.url)
+                    settled = time.monotonic()
                 for line in spool.deliver(self.api):
                     self.say(f"refused: {line}")
                 if away:
@@ -395,7 +409,7 @@ After=dichrotomo-serve.service
 [Service]
 Type=simple
 {secrets}
-Environment=PREFECT_API_URL=http://{settings.host}:{settings.port}/api
+Environment=PREFECT_API_URL={address_of(settings.host, settings.port)}/api
 ExecStart={program} watch "%I" --beamtime "%I/beamtime.yaml" --home {folder}
 Restart=on-failure
 RestartSec=5

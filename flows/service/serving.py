@@ -20,10 +20,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
 from flows.prefect_server.environment import prepare_environment
+
+_GRACE_S = 35.0
+"""How long runs may take to end in order; the service itself waits a little longer."""
 
 _DESCRIPTIONS = {
     "scans": "Takes in the scans that have arrived, prepares their series, refreshes the preview. "
@@ -46,6 +50,23 @@ def end_with_parent(leave: Callable[[], None]) -> None:
     threading.Thread(target=listen, daemon=True).start()
 
 
+def end_family(server_is_there: Callable[[], bool]) -> None:
+    """End the runs of this process by force if they do not end in order.
+
+    Ending in order means to tell the server, which is gone as well where the whole service was
+    killed: a run would wait for it, and compute on under no one's eyes.
+    """
+    import psutil
+
+    last = time.monotonic() + _GRACE_S
+    while time.monotonic() < last and server_is_there():
+        time.sleep(0.5)
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            process.kill()
+    os._exit(1)
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches an address."""
     if host == "localhost":
@@ -54,6 +75,12 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def address_of(host: str, port: int) -> str:
+    """Where programs of this machine reach what listens on a host."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
 
 def run_server(host: str, port: int) -> None:
@@ -78,14 +105,17 @@ def run_runner(name: str, limit: int, poll_s: float, heartbeat_s: int) -> None:
     # Until there is anything to end in order, it just ends.
     ways: list[Callable[[], None]] = [lambda: os._exit(0)]
 
+    health = f"{os.environ['PREFECT_API_URL']}/health"
+
     def end() -> None:
-        ways[-1]()
+        with suppress(RuntimeError):  # It is ending already.
+            ways[-1]()
+        end_family(lambda: answers(health))
 
     end_with_parent(end)
     from prefect.runner import Runner
 
     flow, called = _flow(name)
-    health = f"{os.environ['PREFECT_API_URL']}/health"
     while not answers(health):
         time.sleep(0.2)
 

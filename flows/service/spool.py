@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flows.prefect_server.api import PrefectApi, RefusedError, ServerAwayError
+from flows.steps.workspace import make_folder
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS scans (
@@ -114,7 +115,7 @@ class Spool:
     """
 
     def __init__(self, file: Path):
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         self.file = file
         with self._open() as connection:
             connection.executescript(_TABLES)

@@ -21,7 +21,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -171,15 +171,50 @@ class Fingerprints:
     def save(self) -> None:
         """Keep what is known for the next run."""
         if self._memory is not None:
-            with self._lock:
+            # What cannot be kept, on a full disk, costs time only.
+            with self._lock, suppress(OSError):
                 write_text(self._memory, json.dumps(self._known))
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file so that it is either old or new, never half."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def check_folder(path: Path, field: str | None = None) -> None:
+    """Refuse a path that is no folder and cannot become one; nothing is made.
+
+    Raises
+    ------
+    InputError : says what is in the way.
+    """
+    there = path.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise InputError(f"cannot be a folder: '{there}' is none", path=path, field=field)
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"cannot be used: '{there}' may not be written", path=path, field=field)
+
+
+def make_folder(path: Path, field: str | None = None) -> None:
+    """Make a folder, with those above it, if it is not there.
+
+    Raises
+    ------
+    InputError : it cannot be made, or not be written.
+    """
+    check_folder(path, field)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot be made: {error.strerror}", path=path, field=field) from None
 
 
 class Workspace:
@@ -205,8 +240,8 @@ class Workspace:
         ------
         ResourceError : another live process holds it; names that process.
         """
-        self.work.mkdir(parents=True, exist_ok=True)
-        with (self.work / ".lock").open("a+") as file:
+        make_folder(self.work)
+        with _one_line_when_full(self.folder), (self.work / ".lock").open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:

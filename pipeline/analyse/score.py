@@ -25,7 +25,7 @@ from pipeline.analyse.merging import find_roots, join_edges
 from pipeline.analyse.score_chemistry import score_composition
 from pipeline.analyse.score_uncertainty import score_uncertainty
 from pipeline.errors import InputError
-from pipeline.io.hdf5 import open_hdf5
+from pipeline.io.hdf5 import open_alone
 from pipeline.io.products import ResultData
 from pipeline.io.results import read_result
 from pipeline.simulate.presets import preset_named
@@ -56,7 +56,7 @@ def score_result(result_path: Path, truth_path: Path) -> Scores:
         If a file cannot be read, the kind of truth is unknown, or nothing can be compared.
     """
     result = read_result(result_path)
-    with open_hdf5(truth_path) as file:
+    with open_alone(truth_path) as file:
         kind = file.attrs.get("kind")
         if kind == "magnetisation":
             scores = _score_magnetisation(result, file, truth_path)

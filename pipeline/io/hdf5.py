@@ -46,6 +46,19 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         yield file
 
 
+@contextmanager
+def open_alone(path: Path) -> Iterator[h5py.File]:
+    """Open `path` for reading, if nothing in it leads to other files.
+
+    Raises
+    ------
+    InputError : as `open_hdf5`, or something does.
+    """
+    with open_hdf5(path) as file:
+        refuse_other_files(file, path)
+        yield file
+
+
 def _reason(error: Exception) -> str:
     """The part of an HDF5 message that a user can act on."""
     text = str(error)
@@ -117,6 +130,40 @@ def find_dataset(group: h5py.Group, names: tuple[str, ...], path: Path) -> h5py.
             )
         return found
     return None
+
+
+def refuse_other_files(group: h5py.Group, path: Path) -> None:
+    """Refuse a file that leads to others, anywhere: whoever reads it by name would follow.
+
+    Raises
+    ------
+    InputError : names the link, or the dataset whose values lie elsewhere.
+    """
+    waiting, seen = [group], set()
+    while waiting:
+        here = waiting.pop()
+        for name in here:
+            kind = here.id.links.get_info(name.encode()).type
+            where = f"{here.name.rstrip('/')}/{name}"
+            if kind == h5py.h5l.TYPE_EXTERNAL:
+                raise InputError(
+                    "is an external HDF5 link, which is not followed", path=path, field=where
+                )
+            if kind != h5py.h5l.TYPE_HARD:
+                continue  # It leads to something in this file, which has its turn.
+            item = here[name]
+            if isinstance(item, h5py.Dataset):
+                if item.external or (item.is_virtual and _leaves_file(item)):
+                    raise InputError(
+                        "keeps its values in another file, which is not followed",
+                        path=path,
+                        field=where,
+                    )
+            elif isinstance(item, h5py.Group):
+                number = h5py.h5o.get_info(item.id).addr
+                if number not in seen:
+                    seen.add(number)
+                    waiting.append(item)
 
 
 def _leaves_file(dataset: h5py.Dataset) -> bool:

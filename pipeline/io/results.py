@@ -17,7 +17,7 @@ from pathlib import Path
 import h5py
 
 from pipeline.errors import InputError
-from pipeline.io.hdf5 import open_hdf5
+from pipeline.io.hdf5 import open_alone
 from pipeline.io.nexus import write_group, write_value
 from pipeline.io.nexus_read import read_entry
 from pipeline.io.nexus_write import write_entry
@@ -124,9 +124,9 @@ def read_result(path: Path) -> ResultData:
     Raises
     ------
     InputError
-        If the file is missing, is not HDF5, or is not a result of this software.
+        If the file is missing, is not HDF5, is not a result of this software, or leads to others.
     """
-    with open_hdf5(path) as file:
+    with open_alone(path) as file:
         if "entry/sample/name" not in file or "entry/pixel_size" not in file:
             raise InputError("expected a result of dichrotomo", path=path, field="/entry")
         try:

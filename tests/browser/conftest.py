@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -174,10 +174,12 @@ class Browser:
 
 
 @pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+def browser(
+    lacking: Callable[[str, str], None], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Browser]:
     """A browser without a network; skipped where there is none."""
     if BINARY is None:
-        pytest.skip("needs Chromium in the PATH")
+        lacking("browser", "needs Chromium in the PATH")
     with running(tmp_path_factory.mktemp("chromium")) as page:
         yield page
 
@@ -185,7 +187,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @contextmanager
 def running(folder: Path) -> Iterator[Browser]:
     """A browser that keeps its things in a folder, and ends with the block."""
-    client = pytest.importorskip("websockets.sync.client")
+    from websockets.sync import client  # Prefect brings it
+
     command = [str(BINARY), "--headless=new", "--no-sandbox", "--disable-gpu"]
     command += ["--disable-dev-shm-usage", "--remote-debugging-port=0", "--no-first-run"]
     command += [f"--user-data-dir={folder}", "--disable-background-networking"]

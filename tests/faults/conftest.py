@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -73,3 +74,18 @@ def small_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
     path.write_text(RECIPE)
     return path
+
+
+@pytest.fixture(scope="session")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory,
+    prefect_api: str,
+    small: Path,
+    small_recipe: Path,
+    cli: Callable[..., subprocess.CompletedProcess[str]],
+) -> Path:
+    """Output folder of a run of the small beamtime that nobody disturbed; read only."""
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    done = cli("run", small, "--out", out, "--recipe", small_recipe, "--cluster", "none")
+    assert done.returncode == 0, done.stderr
+    return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +22,11 @@ import psutil
 import pytest
 import yaml
 
+from flows.batches.batch import run_key
+from flows.steps.workspace import Fingerprints
+from pipeline.io.beamtime import load_recipe
 from schemas.batch import Batch
+from schemas.cluster import Cluster
 
 pytestmark = pytest.mark.slow
 
@@ -183,6 +188,26 @@ def check_outcomes(outcomes: list[dict[str, Any]], said: str) -> None:
     assert outcomes[0]["reused"] >= 4  # what the killed attempt had finished
     assert outcomes[1]["reason"].endswith("gone/beamtime.yaml: file does not exist")
     assert "first: attempt 1 failed: its process was killed (SIGKILL" in said
+
+
+def test_what_has_changed_is_done_again_and_where_it_runs_is_no_change(
+    small: Path, small_recipe: Path, tmp_path: Path
+) -> None:
+    beamtime = Path(shutil.copytree(small.parent, tmp_path / "night")) / small.name
+    recipe = load_recipe(small_recipe)
+    fingerprints = Fingerprints(tmp_path / "fingerprints.json")
+    key = run_key(beamtime, recipe, fingerprints)
+    elsewhere = recipe.model_copy(update={"cluster": Cluster(kind="slurm")})
+    assert run_key(beamtime, elsewhere, fingerprints) == key
+    orientation = recipe.orientation.model_copy(update={"iterations": 13})
+    changed = recipe.model_copy(update={"orientation": orientation})
+    assert run_key(beamtime, changed, fingerprints) != key
+    file = beamtime.with_name("leaning.tif")
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert run_key(beamtime, recipe, fingerprints) != key
+    file.write_bytes(content)
+    assert run_key(beamtime, recipe, fingerprints) == key
 
 
 def test_the_list_on_the_operators_page_is_valid() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -142,6 +141,17 @@ def test_a_scheduler_that_is_killed_and_started_again(expected: str, tmp_path: P
         assert checksum(driver) == expected
 
 
+def test_workers_that_are_killed_in_the_middle_of_iterations(expected: str, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        driver = Cast(stack, tmp_path).driver(Cluster(kind="local", workers=2))
+        for iteration in (5, 30):
+            up_to(driver, iteration)
+            children = psutil.Process(driver.pid).children(recursive=True)
+            workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+            workers[0].kill()
+        assert checksum(driver) == expected
+
+
 def deadly_step(out: Path, deaths: int) -> None:
     """A step that kills its worker when it is done, so many times."""
     died = len(list(out.glob("died-*")))
@@ -166,13 +176,11 @@ def test_a_worker_that_dies_in_a_step_and_one_that_always_does(tmp_path: Path) -
 
 
 @pytest.fixture(scope="session")
-def clock_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("cc")
-    if compiler is None or not sys.platform.startswith("linux"):
-        pytest.skip("moving the clock of a process needs a C compiler on Linux")
+def clock_library(needs: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    needs("compiler", "cc")
     library = tmp_path_factory.mktemp("clock") / "clock.so"
     source = HERE / "clock.c"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
     return library
 
 
@@ -194,16 +202,17 @@ def ip(*words: str) -> None:
 
 
 @pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[dict[str, tuple[str, ...]]]:
+def hosts(
+    needs: Callable[..., None], lacking: Callable[[str, str], None], tmp_path: Path
+) -> Iterator[dict[str, tuple[str, ...]]]:
     """Three hosts on a switch: network namespaces; the commands that run on each."""
-    if os.geteuid() != 0 or shutil.which("ip") is None:
-        pytest.skip("network namespaces need root and iproute2")
+    needs("netns", "ip")
     tag = f"dt{os.getpid() % 10000}"
     names = ("sw", "head", "a", "b")
     try:
         ip("netns", "add", f"{tag}sw")
     except subprocess.CalledProcessError as error:
-        pytest.skip(f"no network namespaces here: {error.stderr.decode().strip()}")
+        lacking("netns", f"no network namespaces here: {error.stderr.decode().strip()}")
     try:
         ip("-n", f"{tag}sw", "link", "add", "br0", "type", "bridge")
         ip("-n", f"{tag}sw", "link", "set", "br0", "up")

@@ -1,7 +1,7 @@
 """A real Slurm: one job is cancelled, another reaches its time limit; the field has the same bits.
 
-Without Slurm's programs these tests are skipped; where the variable `CI_NEEDS_SLURM` is set they
-fail instead. The whole batch on Slurm is `tests/benchmarks/survival.py --rows slurm`.
+Without Slurm's programs these tests are skipped; where `CI_NEEDS` names `slurm` they fail instead.
+The whole batch on Slurm is `tests/benchmarks/survival.py --rows slurm`.
 """
 
 from __future__ import annotations
@@ -29,17 +29,9 @@ ITERATIONS = 60
 
 
 @pytest.fixture(scope="module")
-def slurm(load: Callable[[str], ModuleType]) -> Iterator[ModuleType]:
+def slurm(load: Callable[[str], ModuleType], needs: Callable[..., None]) -> Iterator[ModuleType]:
     cluster = load("slurm_cluster.py")
-    missing = cluster.missing()
-    try:
-        import dask_jobqueue  # noqa: F401
-    except ImportError:
-        missing = [*missing, "dask-jobqueue"]
-    if missing:
-        reason = f"not installed: {', '.join(missing)} (apt-get install slurm-wlm munge)"
-        assert "CI_NEEDS_SLURM" not in os.environ, reason
-        pytest.skip(reason)
+    needs("slurm", *cluster.NEEDED)
     with tempfile.TemporaryDirectory(prefix="slurm") as folder, cluster.slurm(Path(folder)):
         yield cluster
 
@@ -91,6 +83,30 @@ def test_cancelled_jobs_and_time_limits_change_no_bit(
     wait_for(lambda: not slurm.jobs())
     # The run's key and its shards are gone with it.
     assert [path for path in tmp_path.iterdir() if path.is_file()] == []
+
+
+def test_workers_leave_before_their_time_limit_and_their_work_moves_on(
+    slurm: ModuleType, driver: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.cluster.slurm._CHECK_SECONDS", 1.0)
+    # Shorter than a schema allows: a minute, of which a worker uses ten seconds.
+    short = {"walltime_min": 1, "leave_before_s": 50, "jobs_max": 1}
+    hurried = SETTINGS.model_copy(update=short)
+    settings = Cluster(kind="slurm").model_copy(update={"slurm": hurried})
+    with open_compute(settings, tmp_path) as compute, compute.problem() as make:
+        problem = make(driver.example(), driver.SHAPE)
+        expected = driver.undisturbed(ITERATIONS)
+        assert driver.solve(problem, ITERATIONS) == expected
+        (first,) = slurm.jobs()
+        end = time.monotonic() + 120
+        while first in slurm.jobs("RUNNING"):
+            assert time.monotonic() < end
+            assert driver.solve(problem, ITERATIONS) == expected
+        # It went by itself; what is left of its job is ended by whoever adapts.
+        assert slurm.state_of(first) in ("COMPLETED", "CANCELLED")
+        (log,) = (tmp_path / "jobs").glob(f"*-{first}.err")
+        assert "worker-lifetime-reached" in log.read_text()
+        assert driver.solve(problem, ITERATIONS) == expected
 
 
 def test_what_slurm_refuses_is_said_at_once(slurm: ModuleType, tmp_path: Path) -> None:

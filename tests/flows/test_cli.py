@@ -25,6 +25,9 @@ NAMES = (
     "export",
     "view",
     "robustness",
+    "serve",
+    "watch",
+    "batch",
 )
 runner = CliRunner()
 

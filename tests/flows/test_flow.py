@@ -144,13 +144,14 @@ def test_an_address_without_a_scheduler_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from flows.beamtime_flow import process_beamtime
-    from flows.cluster import compute as clusters
+    from flows.cluster import join as joining
     from schemas.cluster import Cluster
 
-    monkeypatch.setattr(clusters, "_CONNECT_SECONDS", 1)
+    monkeypatch.setattr(joining, "CONNECT_SECONDS", 1)
     nobody = Cluster(kind="address", address="tcp://127.0.0.1:9")
     with pytest.raises(ResourceError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
         process_beamtime(tiny, tmp_path / "out", recipe_path=quick_recipe, cluster=nobody)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_answer_changes_the_alignment_and_is_not_asked_for_again(

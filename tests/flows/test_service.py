@@ -47,6 +47,7 @@ def browser(
     """A headless Chromium; None where there is none."""
     helper = load("browser/conftest.py")
     if helper.BINARY is None:
+        assert "browser" not in os.environ.get("CI_NEEDS", "").split()
         yield None
         return
     with helper.running(tmp_path_factory.mktemp("chromium")) as page:
@@ -320,7 +321,7 @@ def _answer_in(browser: Any, service: Any, run: str, shots: Path) -> None:
 
 
 def test_the_form_of_a_run_shows_every_field_and_refuses_what_is_out_of_bounds(
-    service: Any, browser: Any, shots: Path
+    service: Any, browser: Any, shots: Path, lacking: Callable[[str, str], None]
 ) -> None:
     deployment = service.api.get("/deployments/name/process-beamtime/beamtime")
     fields = deployment["parameter_openapi_schema"]["definitions"]
@@ -328,7 +329,7 @@ def test_the_form_of_a_run_shows_every_field_and_refuses_what_is_out_of_bounds(
     assert (iterations["minimum"], iterations["maximum"], iterations["default"]) == (1, 200, 12)
     assert "rounds at each level" in iterations["description"]
     if browser is None:
-        pytest.skip("needs Chromium in the PATH to look at the form")
+        lacking("browser", "needs Chromium in the PATH to look at the form")
     place = f"/deployments/deployment/{deployment['id']}/run"
     look(browser, service, place, "folder of the results", shots / "form.png", 1400, leave=False)
     browser.press_button("Recipe")

@@ -66,6 +66,26 @@ def test_the_children_listen_where_told_and_call_nobody(tmp_path: Path) -> None:
     assert found["PREFECT_HOME"] == str(tmp_path / "prefect")
 
 
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:80"),
+        ("0.0.0.0", "http://127.0.0.1:80"),
+        ("::", "http://[::1]:80"),
+        ("fd00::5", "http://[fd00::5]:80"),
+        ("beamline.example", "http://beamline.example:80"),
+    ],
+)
+def test_addresses_are_such_that_programs_reach_them(
+    host: str, address: str, tmp_path: Path
+) -> None:
+    settings = Service(host=host, port=80)
+    found = serve.environment_of(settings, tmp_path, [tmp_path], {})
+    assert found["PREFECT_API_URL"] == f"{address}/api"
+    units = serve.unit_files(settings, tmp_path, [tmp_path], tmp_path / "dichrotomo")
+    assert f"PREFECT_API_URL={address}/api\n" in units["dichrotomo-watch@.service"]
+
+
 def test_paths_stay_in_their_folders(tmp_path: Path) -> None:
     root, other = tmp_path / "data", tmp_path / "other"
     root.mkdir()

@@ -252,6 +252,36 @@ def test_bad_files_are_refused_in_one_line(tmp_path):
         read_result(path)
 
 
+def link_away(file: h5py.File) -> None:
+    file["entry/scalar/more"] = h5py.ExternalLink("other.h5", "/entry")
+
+
+def values_elsewhere(file: h5py.File) -> None:
+    del file["entry/pixel_size"]
+    layout = h5py.VirtualLayout((1,), np.float64)
+    layout[...] = h5py.VirtualSource("other.h5", "pixel_size", (1,))
+    file.create_virtual_dataset("entry/pixel_size", layout)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (link_away, "/entry/scalar/more: is an external HDF5 link, which is not followed"),
+        (values_elsewhere, "/entry/pixel_size: keeps its values in another file"),
+    ],
+)
+def test_a_result_that_leads_to_other_files_is_refused(tmp_path, change, words):
+    write_result(tmp_path / "result.nxs", _full(np.random.default_rng(0)))
+    with h5py.File(tmp_path / "result.nxs", "a") as file:
+        file["entry/again"] = h5py.SoftLink("/entry/scalar")  # within the file: no harm
+        file["entry/scalar/up"] = file["entry"]
+    read_result(tmp_path / "result.nxs")
+    with h5py.File(tmp_path / "result.nxs", "a") as file:
+        change(file)
+    with pytest.raises(InputError, match=words):
+        read_result(tmp_path / "result.nxs")
+
+
 def test_summary_is_plain_json(tmp_path):
     figures = {"a": Figure(1.5, "nm", 0.5, "length"), "b": Figure(float("nan"), "")}
     write_summary(tmp_path / "summary.json", figures)
