@@ -75,6 +75,7 @@ def draw(folder: Path, shape: tuple[int, int, int]) -> dict[str, Path]:
     np.savez(
         paths["assess"] / "assessment.npz",
         uncertainty_deg=np.where(solid, np.float32(1.5), np.float32(0.0)),
+        magnitude_error=np.where(solid, np.float32(1e-4), np.float32(0.0)),
         mask=solid,
         noise=1.8e-3 * NOISE,
         first=halves[0],

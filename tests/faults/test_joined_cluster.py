@@ -102,7 +102,9 @@ def joined(
             ),
         ):
             command = command_of(unit, here | more)
-            stack.enter_context(parts.started(command, stdout=subprocess.DEVNULL))
+            # Steps of these tests are sent by the name of this module.
+            env = {**os.environ, "PYTHONPATH": str(ROOT)}
+            stack.enter_context(parts.started(command, stdout=subprocess.DEVNULL, env=env))
         parts.wait_for(lambda: parts.answers("127.0.0.1", port))
         yield Joined(address, recipe, certificates)
 
