@@ -126,8 +126,8 @@ def held_out_strength(
         fitted nor predicted.
     prior : makes the prior of a strength.
     iterations : most conjugate-gradient iterations per strength, each from the best field so far.
-    start : where a fit of some projections, by their indices, starts from, (c, z, y, x) float32;
-        it must not have seen others. Zero when absent.
+    start : where the first fit of some projections, by their indices, starts from, (c, z, y, x)
+        float32; it must not have seen others. Zero when absent.
     seed : of the probe of the diagonal.
     part : data term of the projections that are not held out, by their indices, where it is
         computed elsewhere (a cluster).
