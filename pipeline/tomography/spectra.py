@@ -285,7 +285,7 @@ def _spare_columns(columns: int, lanes: int) -> int:
     """Columns that a row of the grid is longer by than its points.
 
     Rows whose beginnings lie a multiple of `_SAME_SETS` apart share their places in the first
-    level cache, which then holds two rows of taps instead of all: a third of the time.
+    level cache, which then holds two rows of taps instead of all.
     """
     spare = 0
     while not 1 / 8 <= (columns + spare) * lanes * 8 % _SAME_SETS / _SAME_SETS <= 7 / 8:

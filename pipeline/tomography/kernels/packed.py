@@ -3,7 +3,7 @@
 Packed values are (c, n) in the order of the voxels in memory. Every row of voxels along x knows how
 many of the support come before it, so that rows are moved independently. What the rank-one stage
 does with tensors `v vᵀ` (xx yy zz yz xz xy) happens on the way: numpy would pass a field of six
-components through memory a dozen times. Each function here passes it once: 0.1 s a GiB on 2 cores.
+components through memory a dozen times. Each function here passes it once.
 """
 
 from __future__ import annotations
