@@ -103,6 +103,7 @@ def process_beamtime(
     # A preview may still be preparing the last series in this folder.
     patience = PATIENCE_S if runtime.deployment.id else 0.0
     with (
+        tasks.untagged(),
         board.published("run", sample, title, runtime.flow_run.id),
         open_run(layout, settings, out, board, patience_s=patience) as run,
     ):

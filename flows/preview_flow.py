@@ -91,7 +91,10 @@ def preview(
         binning=binning,
     )
     board.notes += [arrived(table, scans or [])]
-    with board.published("preview", beamtime.sample.name, title, runtime.flow_run.id):
+    with (
+        tasks.untagged(),
+        board.published("preview", beamtime.sample.name, title, runtime.flow_run.id),
+    ):
         made = {} if layout is None else refresh(layout, recipe, table, out, board, binning)
     return {"series": sorted(made), "binning": binning}
 

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from flows.prefect_server.environment import prepare_environment
+from flows.prefect_server.environment import is_private, prepare_environment
 
 prepare_environment()  # Before Prefect is imported: it reads its settings then.
 
 import httpx  # noqa: E402
 
 from flows.beamtime_flow import process_beamtime  # noqa: E402
-from flows.prefect_server.api import RefusedError, ServerAwayError  # noqa: E402
-from flows.prefect_server.registry import api_of, journal, owe, settle_tasks, told  # noqa: E402
+from flows.prefect_server.api import PrefectApi, RefusedError, ServerAwayError, without_secrets  # noqa: E402
+from flows.prefect_server.registry import ended, journal, owe, settle_tasks  # noqa: E402
 from flows.run import RunSummary  # noqa: E402
 from pipeline.errors import DichrotomoError, ResourceError  # noqa: E402
 from schemas.recipe import Recipe  # noqa: E402
 
 _LOG = logging.getLogger(__name__)
+
+_RECORDED_SECONDS = 1.0
+"""What a server takes to write down the events that it has received [s]."""
 
 
 def run_beamtime(beamtime: Path, out: Path, recipe: Recipe) -> RunSummary:
@@ -51,8 +54,7 @@ def _without_server(
     error: httpx.TransportError, flow_run: str | None, summary: RunSummary | None
 ) -> RunSummary:
     """What to do when the server cannot be told: the summary, or why the run really ended."""
-    parts = urlsplit(os.environ.get("PREFECT_API_URL", ""))
-    url = f"{parts.scheme}://{parts.hostname}:{parts.port}"  # without a password that it may hold
+    url = without_secrets(os.environ.get("PREFECT_API_URL", ""))
     if summary is not None:
         if flow_run is not None:
             owe(flow_run, "COMPLETED", "the server was away when it ended")
@@ -69,13 +71,19 @@ def _without_server(
 
 
 def _settle(flow_run: str | None) -> None:
-    """The server knows the end of the run; see that it knows that of its tasks."""
+    """The server knows the end of the run; see that it knows that of its tasks.
+
+    Whoever looks at the notes of runs next sees to it again: events may come late, or the server
+    may be too busy now.
+    """
     url = os.environ.get("PREFECT_API_URL")
     if flow_run is None or not url:
         return
-    told(flow_run)
+    ended(flow_run)
     with suppress(RefusedError, ServerAwayError, KeyError, TypeError):
         from prefect.events.worker import EventsWorker
 
         EventsWorker.drain_all(timeout=5)
-        settle_tasks(api_of(url), flow_run)
+        if not is_private():  # Nobody looks at the pages of a private one.
+            time.sleep(_RECORDED_SECONDS)
+        settle_tasks(PrefectApi(url), flow_run)

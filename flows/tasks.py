@@ -6,13 +6,15 @@ of return values does not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.context import TagsContext
 from prefect.futures import PrefectFuture
 
 from flows.assembled import Assembled
@@ -30,6 +32,17 @@ from pipeline.io.products import UNKNOWN_PIXEL_SIZE_M
 from schemas.series import Series
 
 OPTIONS: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False, "retries": 0}
+
+
+@contextmanager
+def untagged() -> Iterator[None]:
+    """Tasks inside the block do not take over the tags of their run.
+
+    Before each task with a tag, Prefect asks its server for a place under the tag's limit, and a
+    server that is away would hold up the computation until it is back.
+    """
+    with TagsContext(current_tags=set()):
+        yield
 
 
 @task(name="prepare", task_run_name="prepare {series.name}", **OPTIONS)

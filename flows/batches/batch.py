@@ -224,8 +224,8 @@ class BatchRun:
             answer = self._converse(process, json.dumps(content).encode() + b"\n")
         finally:
             _end(process)
+        settle_dead()
         if answer is None:
-            settle_dead()
             return {"state": "failed", "reason": _death(process.returncode)}
         return answer
 

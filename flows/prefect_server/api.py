@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from typing import Any
+from urllib.parse import urlsplit
 
 from pipeline.errors import DichrotomoError
 
@@ -101,6 +102,12 @@ def authorization() -> dict[str, str]:
 def api_url() -> str:
     """Address of the server that this user works with: `PREFECT_API_URL`, or loopback."""
     return os.environ.get("PREFECT_API_URL") or "http://127.0.0.1:4200/api"
+
+
+def without_secrets(url: str) -> str:
+    """Scheme, host and port of an address, without a password that it may hold."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def _words(body: bytes) -> str:

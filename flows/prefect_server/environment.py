@@ -23,6 +23,7 @@ from pathlib import Path
 from pipeline.errors import ResourceError
 
 _START_SECONDS = 120.0
+_SILENCE_SECONDS = 30.0
 
 _DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -61,8 +62,9 @@ def prepare_environment() -> None:
         os.environ.setdefault(name, value)
     os.environ.setdefault("PREFECT_HOME", str(state_folder() / "prefect"))
     if os.environ.get("PREFECT_API_URL"):
-        # A server that is away while the flow ends must not turn a finished run into a failed one.
-        os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "30")
+        # A server that is away while a run begins or ends is asked again after 2, 4, 8, ... 512 s,
+        # 17 minutes in all; after that the result counts without it.
+        os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "9")
 
 
 _PRIVATE = "DICHROTOMO_PRIVATE_SERVER"
@@ -83,17 +85,19 @@ def prefect_server() -> Iterator[None]:
     Raises
     ------
     ResourceError
-        If the private server does not come up.
+        If the private server does not come up, or the user's own does not answer.
     """
     prepare_environment()
     from flows.prefect_server.registry import settle_dead
 
     if os.environ.get("PREFECT_API_URL"):
+        _refuse_silence(os.environ["PREFECT_API_URL"])
         settle_dead()
         try:
             yield
         finally:
             _send_what_waits()
+            settle_dead()
         return
     server = PrivateServer()
     os.environ["PREFECT_API_URL"] = server.url
@@ -107,6 +111,7 @@ def prefect_server() -> Iterator[None]:
         yield
     finally:
         _send_what_waits()
+        settle_dead()
         os.environ.pop("PREFECT_API_URL", None)
         os.environ.pop(_PRIVATE, None)
         server.stop()
@@ -119,6 +124,30 @@ def _one_start_at_a_time() -> Iterator[None]:
     with (home / ".starting").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _refuse_silence(url: str) -> None:
+    """A server that is being restarted is waited for; one that is not there is not."""
+    from flows.prefect_server.api import PrefectApi, RefusedError, ServerAwayError, without_secrets
+
+    end = time.monotonic() + _SILENCE_SECONDS
+    while True:
+        try:
+            PrefectApi(url).get("/health")
+            return
+        except RefusedError as error:
+            if error.status not in (401, 403):
+                return  # There is a server: what else it says comes up where it matters.
+            raise ResourceError(
+                f"the Prefect server at {without_secrets(url)} lets nobody in with the password "
+                f"or key that is set ({error.status}); see PREFECT_API_AUTH_STRING"
+            ) from None
+        except ServerAwayError:
+            if time.monotonic() > end:
+                raise ResourceError(
+                    f"no Prefect server answers at {without_secrets(url)}; see PREFECT_API_URL"
+                ) from None
+        time.sleep(0.5)
 
 
 def _send_what_waits() -> None:

@@ -103,19 +103,23 @@ def made(summary: Any) -> None:
         opened.summary = summary
 
 
-def told(flow_run: str) -> None:
-    """The server knows how a run ended: remove the note."""
-    _note(flow_run).unlink(missing_ok=True)
+def ended(flow_run: str) -> None:
+    """The server knows how a run ended: whoever comes next sees that it knows all tasks' ends."""
+    _add_to_note(flow_run, "ended", True)
 
 
 def owe(flow_run: str, state: str, message: str) -> None:
     """The server was away when a run ended: whoever comes next tells it."""
+    owed = {"type": state, "name": state.title(), "message": message}
+    _add_to_note(flow_run, "owed", owed)
+
+
+def _add_to_note(flow_run: str, key: str, value: Any) -> None:
     try:
         content = json.loads(_note(flow_run).read_text())
     except (OSError, ValueError):
         return
-    content["owed"] = {"type": state, "name": state.title(), "message": message}
-    write_text(_note(flow_run), json.dumps(content))
+    write_text(_note(flow_run), json.dumps({**content, key: value}))
 
 
 def settle_dead(url: str | None = None) -> list[str]:
@@ -139,7 +143,8 @@ def settle_dead(url: str | None = None) -> list[str]:
         try:
             content = json.loads(note.read_text())
             alive = process_mark(int(content["pid"])) == content["mark"]
-            over = "owed" in content or (content["host"] == socket.gethostname() and not alive)
+            gone = content["host"] == socket.gethostname() and not alive
+            over = gone or "owed" in content or "ended" in content
         except (OSError, ValueError, KeyError):
             note.unlink(missing_ok=True)
             continue

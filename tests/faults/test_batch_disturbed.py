@@ -169,6 +169,8 @@ def test_a_killed_run_and_a_killed_server_cost_nothing_but_time(
         assert all("batch-results" in found["tags"] for found in runs)
         tasks = server.ask("/task_runs/filter", {})
         assert {found["state"]["type"] for found in tasks} <= {"COMPLETED", "CRASHED"}
+        # For a task with tags, Prefect would have asked the server that was away for its limits.
+        assert not any(found["tags"] for found in tasks)
     finally:
         if batch.poll() is None:
             os.killpg(batch.pid, signal.SIGKILL)

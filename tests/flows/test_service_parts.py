@@ -8,7 +8,10 @@ import configparser
 import io
 import re
 import shlex
+import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from flows.cluster.compute import Compute
 from flows.display import pictures, quality
 from flows.display.page import key_of
 from flows.display.quality import Measure
+from flows.prefect_server import environment
 from flows.preview_flow import stepped
 from flows.service import serve
 from flows.service.confine import confined
@@ -313,3 +317,40 @@ def test_steps_that_wait_do_not_start_what_was_cancelled_anew(tmp_path: Path) ->
         with pytest.raises(ResourceError, match="has been cancelled"):
             compute.call(step, {"out": tmp_path}, lambda _: None)
     assert not (tmp_path / "done").exists()
+
+
+class Doorkeeper(BaseHTTPRequestHandler):
+    """Lets nobody in."""
+
+    def do_GET(self) -> None:
+        self.send_error(401)
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing to say."""
+
+
+@pytest.fixture
+def closed_server() -> Iterator[HTTPServer]:
+    with HTTPServer(("127.0.0.1", 0), Doorkeeper) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_server_that_does_not_answer_is_named_without_its_password(monkeypatch) -> None:
+    monkeypatch.setattr(environment, "_SILENCE_SECONDS", 0.0)
+    monkeypatch.setenv("PREFECT_API_URL", "http://me:secret@127.0.0.1:9/api")
+    expected = r"^no Prefect server answers at http://127\.0\.0\.1:9; see PREFECT_API_URL$"
+    with pytest.raises(ResourceError, match=expected), environment.prefect_server():
+        pass
+
+
+def test_a_server_that_lets_nobody_in_is_named(monkeypatch, closed_server) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{closed_server.server_port}/api")
+    expected = r"lets nobody in .* \(401\); see PREFECT_API_AUTH_STRING$"
+    with pytest.raises(ResourceError, match=expected), environment.prefect_server():
+        pass
