@@ -21,6 +21,7 @@ from flows.layout import Layout
 from flows.steps.inputs import series_inputs
 from flows.steps.workspace import StepFunction, StepResult, Unkeyed, Workspace
 from pipeline.errors import ResourceError
+from pipeline.memory import keep_freed_memory
 from schemas.operation import Answer
 from schemas.provenance import InputFile, Provenance, StepRecord
 from schemas.recipe import Recipe
@@ -204,7 +205,12 @@ def open_run(
     ----------
     layout, recipe, out, board : of the run.
     patience_s : how long to wait for another run that uses the folder [s].
+
+    Notes
+    -----
+    This process keeps the memory that it has used until it ends.
     """
+    keep_freed_memory()
     with (
         patiently_locked(Workspace(out), patience_s) as workspace,
         open_compute(recipe.cluster, workspace.scratch) as compute,

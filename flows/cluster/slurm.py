@@ -314,7 +314,7 @@ def _worker_options(settings: SlurmSettings) -> list[str]:
         "--dashboard-address",
         "127.0.0.1:0",
         "--preload",
-        "flows.cluster.steady_clock",
+        "flows.cluster.worker",
         "--preload-nanny",
         "flows.cluster.steady_clock",
     ]

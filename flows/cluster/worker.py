@@ -1,6 +1,7 @@
-"""Set-up of a local worker process, loaded by Dask when it starts.
+"""Set-up of a worker process, loaded by Dask when it starts.
 
 Ctrl-C reaches every process of a terminal; the driver alone answers it and ends its workers.
+Products with the data use the same memory again and again.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ import signal
 import threading
 
 from flows.cluster import steady_clock  # noqa: F401 - loading it is enough
+from pipeline.memory import keep_freed_memory
+
+keep_freed_memory()
 
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -25,6 +25,9 @@ Mask = NDArray[np.bool_]
 
 TENSOR_COMPONENTS = 6
 
+_FACTORS = 8
+"""Factors of a product of which a logarithm is taken: each may be as large as 1e37."""
+
 
 class Prior(Protocol):
     """A differentiable penalty."""
@@ -81,7 +84,68 @@ def _laplacian(field: Field, support: Mask, metric: NDArray[np.float64], out: Fi
                     out[c, z, y, x] = scale * total
 
 
-@njit(parallel=True, cache=True)
+@njit(cache=True, error_model="numpy")
+def _find_neighbours(support: Mask, z: int, y: int, joined: NDArray[np.float32]) -> None:
+    """Overwrite `joined` (3, x): one where a voxel of a row and its next along z, y, x are inside.
+
+    A next row that is not there is taken to be the row itself, and counts as outside.
+    """
+    nz, ny, nx = support.shape
+    k, j = min(z + 1, nz - 1), min(y + 1, ny - 1)
+    below, behind = np.float32(k - z), np.float32(j - y)
+    for x in range(nx):
+        own = np.float32(support[z, y, x])
+        joined[0, x] = below * own * np.float32(support[k, y, x])
+        joined[1, x] = behind * own * np.float32(support[z, j, x])
+    for x in range(nx - 1):
+        joined[2, x] = np.float32(support[z, y, x] & support[z, y, x + 1])
+    joined[2, nx - 1] = np.float32(0.0)
+
+
+@njit(cache=True, fastmath={"contract"}, error_model="numpy")
+def _add_squares(
+    part: Field, z: int, y: int, joined: NDArray[np.float32], factor: np.float32, square: Field
+) -> None:
+    """Add a component's share of the squared gradients of a row, `square` (x,)."""
+    nz, ny, nx = part.shape
+    here, below, behind = part[z, y], part[min(z + 1, nz - 1), y], part[z, min(y + 1, ny - 1)]
+    for x in range(nx):
+        a, b = below[x] - here[x], behind[x] - here[x]
+        square[x] += factor * (joined[0, x] * a * a + joined[1, x] * b * b)
+    for x in range(nx - 1):
+        c = here[x + 1] - here[x]
+        square[x] += factor * (joined[2, x] * c * c)
+
+
+@njit(cache=True, fastmath={"contract"}, error_model="numpy")
+def _weigh_row(
+    square: Field, inside: Mask, scale: np.float32, per_knee: np.float32, weights: Field
+) -> float:
+    """Overwrite the weights of a row; the sum of its penalties. Changes `square`."""
+    one, nx = np.float32(1.0), len(square)
+    per = one / (scale * scale)
+    for x in range(nx):
+        ratio = square[x] * per
+        root = np.sqrt(one + ratio)
+        # ratio / (root + 1) is root - 1 without the cancellation near zero.
+        huber = scale * ratio / (root + one)
+        square[x] = huber
+        weights[x] = np.float32(inside[x]) / (root * (one + huber * per_knee))
+    total = 0.0
+    if per_knee > 0.0:
+        # A sum of logarithms as the logarithm of a product.
+        for first in range(0, nx, _FACTORS):
+            product = 1.0
+            for x in range(first, min(first + _FACTORS, nx)):
+                product *= 1.0 + float(square[x] * per_knee)
+            total += np.log(product)
+        return total / float(per_knee)
+    for x in range(nx):
+        total += float(square[x])
+    return total
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
 def _huber_weights(
     field: Field,
     support: Mask,
@@ -95,32 +159,16 @@ def _huber_weights(
     nc, nz, ny, nx = field.shape
     for z in prange(nz):
         total = 0.0
+        joined, square = np.empty((3, nx), np.float32), np.empty(nx, np.float32)
         for y in range(ny):
-            for x in range(nx):
-                weights[z, y, x] = 0.0
-                if not support[z, y, x]:
-                    continue
-                square = 0.0
-                for c in range(nc):
-                    here = field[c, z, y, x]
-                    part = 0.0
-                    if z < nz - 1 and support[z + 1, y, x]:
-                        part += (field[c, z + 1, y, x] - here) ** 2
-                    if y < ny - 1 and support[z, y + 1, x]:
-                        part += (field[c, z, y + 1, x] - here) ** 2
-                    if x < nx - 1 and support[z, y, x + 1]:
-                        part += (field[c, z, y, x + 1] - here) ** 2
-                    square += metric[c] * part
-                ratio = square / (scale * scale)
-                root = np.sqrt(1.0 + ratio)
-                # ratio / (root + 1) is root - 1 without the cancellation near zero.
-                huber = scale * ratio / (root + 1.0)
-                weights[z, y, x] = 1.0 / root
-                if per_knee > 0.0:
-                    weights[z, y, x] /= 1.0 + huber * per_knee
-                    huber = np.log1p(huber * per_knee) / per_knee
-                total += scale * huber
-        planes[z] = total
+            _find_neighbours(support, z, y, joined)
+            square[:] = np.float32(0.0)
+            for c in range(nc):
+                _add_squares(field[c], z, y, joined, np.float32(metric[c]), square)
+            total += _weigh_row(
+                square, support[z, y], np.float32(scale), np.float32(per_knee), weights[z, y]
+            )
+        planes[z] = scale * total
 
 
 @njit(parallel=True, cache=True)

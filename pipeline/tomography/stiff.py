@@ -126,14 +126,15 @@ class StiffRankOne:
 
     def _solve(self, vectors: Field, edges: Field, theta: float, rest: Field) -> Packed:
         """Conjugate gradients with the diagonal taken out."""
-        floor = FLOOR * float(np.sum(np.square(vectors, dtype=np.float64)))
+        floor = FLOOR * inner(vectors, vectors)
         floor /= max(1, int(np.count_nonzero(self.prior.support)))
         planes = np.empty(vectors.shape[1])
         inverse = np.zeros(vectors.shape[1:], np.float32)
         _inverse_diagonal(vectors, edges, theta, floor, inverse)
         found, image = np.zeros_like(rest), np.zeros_like(rest)
-        direction = rest * inverse
-        rho = first = inner(rest, direction)
+        direction = np.empty_like(rest)
+        _begin(direction, rest, inverse, planes)
+        rho = first = float(planes.sum())
         for _ in range(INNER):
             if not rho > INNER_TOLERANCE * first:
                 break
@@ -226,6 +227,23 @@ def _inverse_diagonal(v: Field, edges: Field, theta: float, floor: float, out: F
                 stiff += edges[1, z, y, x] + edges[1, z, y - 1, x]
                 stiff += edges[2, z, y, x] + edges[2, z, y, x - 1]
                 out[z, y, x] = 1.0 / (2.0 * stiff * square + theta * floor)
+
+
+@njit(parallel=True, cache=True, fastmath={"contract", "reassoc"}, error_model="numpy")
+def _begin(direction: Field, rest: Field, inverse: Field, planes: NDArray[np.float64]) -> None:
+    """First direction of conjugate gradients; `<rest, direction>` plane by plane."""
+    nc, nz, ny, nx = direction.shape
+    for z in prange(nz):
+        total = 0.0
+        for c in range(nc):
+            for y in range(ny):
+                row = np.float32(0.0)
+                for x in range(nx):
+                    left = rest[c, z, y, x]
+                    direction[c, z, y, x] = inverse[z, y, x] * left
+                    row += left * left * inverse[z, y, x]
+                total += float(row)
+        planes[z] = total
 
 
 @njit(parallel=True, cache=True, fastmath={"contract", "reassoc"}, error_model="numpy")

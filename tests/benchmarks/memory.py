@@ -98,8 +98,10 @@ def run_stage(stage: str, folder: Path) -> None:
     from flows.steps.directions import solve_orientation, solve_vector
     from flows.steps.refine import align_jointly
     from flows.steps.scalar import solve_scalar
+    from pipeline.memory import keep_freed_memory
     from schemas.recipe import OrientationSettings, ScalarSettings, VectorSettings
 
+    keep_freed_memory()  # As every run does.
     support, out = folder / "support.npy", folder / "out"
     out.mkdir()
     if stage == "scalar":

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from reconstruction_cases import Oriented
 
 from pipeline.distribute_shards import SHARD_PROJECTIONS, InProcessLeastSquares
+from pipeline.memory import keep_freed_memory
 from pipeline.progress import Progress
 from pipeline.reconstruct.orientation import reconstruct_orientation, refine_rank_one
 from pipeline.reconstruct.smooth import EDGE_SCALE, KNEE
@@ -177,6 +178,7 @@ def pillar_support(shape: Shape3) -> Mask:
 
 def full_size(divide: int) -> FullSize:
     """Time one shard's product and steps of both stages, at the published size over `divide`."""
+    keep_freed_memory()  # As every run does.
     shape = (PAPER[0][0] // divide, PAPER[0][1] // divide, PAPER[0][2] // divide)
     frame = (PAPER[1][0] // divide, PAPER[1][1] // divide)
     total = 4 * (PAPER[2] // divide)

@@ -9,11 +9,49 @@ from numpy.typing import NDArray
 _CHUNK = 1024
 """Voxels that a task combines at a time: all components of a chunk stay in the cache."""
 
+_DICHROISM = (6, 3)
+"""Components of a tensor, and combinations that linear dichroism sees of them: with loops written
+out for these, five times as fast."""
+
 _TILE = 16
 """Edge of the blocks of a transposition, so that both sides stay in the cache."""
 
 _LONG = 64
 """The other edge, where lines lie far apart: four lines of the cache that follow each other."""
+
+
+@njit(cache=True, fastmath={"contract"}, error_model="numpy")
+def _combine_dichroism(
+    field: NDArray[np.float32],
+    components: NDArray[np.float32],
+    first: int,
+    last: int,
+    mixed: NDArray[np.float32],
+) -> None:
+    """`combine` of a part of the voxels of a tensor; every number is read once."""
+    w = components
+    for i in range(first, last):
+        a, b, c = field[0, i], field[1, i], field[2, i]
+        d, e, f = field[3, i], field[4, i], field[5, i]
+        for r in range(3):
+            low = w[0, r] * a + w[1, r] * b + w[2, r] * c
+            mixed[r, i] = low + w[3, r] * d + w[4, r] * e + w[5, r] * f
+
+
+@njit(cache=True, fastmath={"contract"}, error_model="numpy")
+def _add_dichroism(
+    mixed: NDArray[np.float32],
+    components: NDArray[np.float32],
+    first: int,
+    last: int,
+    field: NDArray[np.float32],
+) -> None:
+    """`add_spread` to a part of the voxels of a tensor."""
+    w = components
+    for i in range(first, last):
+        a, b, c = mixed[0, i], mixed[1, i], mixed[2, i]
+        for k in range(6):
+            field[k, i] += w[k, 0] * a + w[k, 1] * b + w[k, 2] * c
 
 
 @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
@@ -26,6 +64,9 @@ def combine(
     for task in prange((n + _CHUNK - 1) // _CHUNK):
         first = task * _CHUNK
         last = min(first + _CHUNK, n)
+        if (n_components, n_mixed) == _DICHROISM:
+            _combine_dichroism(field, components, first, last, mixed)
+            continue
         for r in range(n_mixed):
             for i in range(first, last):
                 mixed[r, i] = components[0, r] * field[0, i]
@@ -45,6 +86,9 @@ def add_spread(
     for task in prange((n + _CHUNK - 1) // _CHUNK):
         first = task * _CHUNK
         last = min(first + _CHUNK, n)
+        if (n_components, n_mixed) == _DICHROISM:
+            _add_dichroism(mixed, components, first, last, field)
+            continue
         for c in range(n_components):
             for r in range(n_mixed):
                 factor = components[c, r]
