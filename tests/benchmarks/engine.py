@@ -27,6 +27,7 @@ import scipy.fft
 from numpy.typing import NDArray
 from table import Row, Table
 
+from pipeline.memory import keep_freed_memory
 from pipeline.tomography.contrast import linear_difference_weights, linear_weights, scalar_weights
 from pipeline.tomography.geometry import euler_rotations, series_rotations
 from pipeline.tomography.projector import Projector, Scheme, Slices, fastest_scheme
@@ -477,6 +478,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args(arguments)
+    keep_freed_memory()  # As every run does.
     table = Table[Row](as_json=chosen.json)
     for name in chosen.rows:
         table.add(ROWS[name](replace(SIZES[chosen.size], clock=chosen.clock)))

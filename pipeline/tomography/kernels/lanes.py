@@ -115,6 +115,100 @@ def _emit_spread(taps: _Taps) -> None:
     taps.run(body)
 
 
+class _Block(_Taps):
+    """Taps of a point whose rows and columns follow each other in memory, and its complex factor.
+
+    Nothing about them passes through memory, as it does where they may wrap round.
+    """
+
+    def __init__(
+        self, context: Value, builder: Value, given: Sequence[Value], kinds: Sequence[Value], n: int
+    ) -> None:
+        lanes, data, taps, coefficients, factor = (
+            context.make_array(kind)(context, builder, value).data
+            for kind, value in zip(kinds[:5], given[:5], strict=True)
+        )
+        first, field, pitch, step, sign, self.length = given[5:]
+        self.builder, self.lanes = builder, lanes
+
+        def number(table: Value, index: int) -> Value:
+            return builder.load(builder.gep(table, [ir.Constant(_INT, index)]))
+
+        self.rows, self.weights = [], []
+        for r in range(n):
+            share, offset = number(coefficients, r), first
+            for d in range(TAPS):
+                self.rows.append(builder.gep(data, [offset]))
+                self.weights.append(_splat(builder, builder.fmul(number(taps, d), share)))
+                offset = builder.add(offset, pitch)
+            first = builder.add(first, field)
+        self.starts = [builder.mul(step, ir.Constant(_INT, e)) for e in range(TAPS)]
+        self.shares = [_splat(builder, number(taps, TAPS + e)) for e in range(TAPS)]
+        self.real = _splat(builder, number(factor, 0))
+        imaginary = builder.fmul(sign, number(factor, 1))
+        even = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0, WIDTH + 1] * (WIDTH // 2))
+        negative = _splat(builder, builder.fneg(imaginary))
+        self.imaginary = builder.shuffle_vector(negative, _splat(builder, imaginary), even)
+
+    def times_factor(self, value: Value) -> Value:
+        """Complex numbers, real and imaginary part in turn, times the factor of the point."""
+        places = [place ^ 1 for place in range(WIDTH)]
+        other = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), places)
+        swapped = self.builder.shuffle_vector(value, value, other)
+        product = self.builder.fmul(self.real, value, flags=("contract",))
+        return _add_product(self.builder, product, self.imaginary, swapped)
+
+
+def _emit_take_block(taps: _Block) -> None:
+    builder = taps.builder
+
+    def body(i: Value, columns: list[Value]) -> None:
+        totals = [ir.Constant(_VECTOR, [0.0] * WIDTH)] * TAPS
+        for row, weight in zip(taps.rows, taps.weights, strict=True):
+            totals = [
+                _add_product(builder, total, weight, taps.load(row, column))
+                for total, column in zip(totals, columns, strict=True)
+            ]
+        sum_ = builder.fmul(taps.shares[0], totals[0])
+        for share, total in zip(taps.shares[1:], totals[1:], strict=True):
+            sum_ = _add_product(builder, sum_, share, total)
+        taps.store(taps.times_factor(sum_), taps.lanes, i)
+
+    taps.run(body)
+
+
+def _emit_spread_block(taps: _Block) -> None:
+    builder = taps.builder
+
+    def body(i: Value, columns: list[Value]) -> None:
+        value = taps.times_factor(taps.load(taps.lanes, i))
+        parts = [builder.fmul(share, value) for share in taps.shares]
+        for row, weight in zip(taps.rows, taps.weights, strict=True):
+            for part, column in zip(parts, columns, strict=True):
+                total = _add_product(builder, taps.load(row, column), weight, part)
+                taps.store(total, row, column)
+
+    taps.run(body)
+
+
+def _over_block(emit: Callable[[_Block], None], n_fields: int) -> Any:
+    """A function for compiled code: emitted loops over `TAPS²` neighbours in so many fields."""
+
+    @intrinsic
+    def run(
+        _: Value, lanes: Value, data: Value, taps: Value, coefficients: Value, factor: Value,
+        first: Value, field: Value, pitch: Value, step: Value, sign: Value, length: Value,
+    ) -> Any:  # fmt: skip
+        def generate(context: Value, builder: Value, signature: Value, given: Value) -> Value:
+            emit(_Block(context, builder, given, signature.args, n_fields))
+            return context.get_dummy_value()
+
+        arrays = lanes, data, taps, coefficients, factor
+        return types.void(*arrays, first, field, pitch, step, sign, length), generate
+
+    return run
+
+
 def _over_lanes(emit: Callable[[_Taps], None], n_rows: int) -> Any:
     """A function for compiled code: emitted loops over `TAPS` columns of so many rows."""
 
@@ -140,5 +234,22 @@ float32, 6 or 18 of them; columns by starts (TAPS,) int64 and shares (TAPS,) flo
 a multiple of `WIDTH`. Nothing is checked.
 """
 
-spread_6, spread_18 = _over_lanes(_emit_spread, TAPS), _over_lanes(_emit_spread, 3 * TAPS)
+spread_1, spread_6, spread_18 = (_over_lanes(_emit_spread, n) for n in (1, TAPS, 3 * TAPS))
 """Adjoint: `data[offsets[t] + starts[e] + i] += weights[t] shares[e] lanes[i]`; no two overlap."""
+
+take_block_1, take_block_3 = _over_block(_emit_take_block, 1), _over_block(_emit_take_block, 3)
+"""`lanes[i] = factor Σ_r Σ_d Σ_e c[r] taps[0, d] taps[1, e] data[first + r field + d pitch + e step
++ i]`, complex numbers with real and imaginary part in turn.
+
+Parameters: lanes (n,) float32, data (m,) float32, taps (2, TAPS) float32, coefficients c (1,) or
+(3,) float32, factor (2,) float32, real and imaginary; first, field, pitch, step, int64; sign,
+float32, of the factor's imaginary part; length, int64, a multiple of `WIDTH`. Arrays are
+contiguous. Nothing is checked.
+"""
+
+spread_block_1, spread_block_3 = (
+    _over_block(_emit_spread_block, 1),
+    _over_block(_emit_spread_block, 3),
+)
+"""Adjoint, with the sign turned by whoever calls: `data[...] += c[r] taps[0, d] taps[1, e] (factor
+lanes)[i]`. Parameters as there; no two places overlap."""

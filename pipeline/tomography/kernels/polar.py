@@ -15,7 +15,18 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-from pipeline.tomography.kernels.lanes import TAPS, spread_6, spread_18, take_6, take_18
+from pipeline.tomography.kernels.lanes import (
+    TAPS,
+    spread_1,
+    spread_6,
+    spread_18,
+    spread_block_1,
+    spread_block_3,
+    take_6,
+    take_18,
+    take_block_1,
+    take_block_3,
+)
 
 _TILE = 16
 """Elements that are moved at a time between arrays that have lanes last and those that have not."""
@@ -195,11 +206,22 @@ def take_lines(
         value = np.empty(width, np.float32)
         rows = np.empty(n_fields * TAPS, np.int64), np.empty(n_fields * TAPS, np.float32)
         columns = np.empty(TAPS, np.int64), np.empty(TAPS, np.float32)
+        one = np.float32(1.0)
         for j in range(n_points):
-            _find_taps(corners[m, j], taps[m, j], coefficients[m], size, rows, columns)
+            z, x = corners[m, j]
+            line, tap, factor = lines[m, j], taps[m, j], factors[m, j]
+            if z + TAPS <= mz and x + TAPS <= mx and n_fields in (1, 3):
+                first, share = np.int64(z) * pitch + np.int64(x) * width, coefficients[m]
+                layout = mz * pitch, pitch, width
+                if n_fields == 3:
+                    # What linear dichroism needs.
+                    take_block_3(line, flat, tap, share, factor, first, *layout, one, width)
+                else:
+                    take_block_1(line, flat, tap, share, factor, first, *layout, one, width)
+                continue
+            _find_taps(corners[m, j], tap, coefficients[m], size, rows, columns)
             value[:] = np.float32(0.0)
             if n_fields == 3:
-                # What linear dichroism needs.
                 take_18(value, flat, rows[0], rows[1], columns[0], columns[1], width)
             else:
                 for first in range(0, n_fields * TAPS, TAPS):
@@ -231,6 +253,7 @@ def spread_lines(
     n_fields, mz, pitch = grids.shape
     size = mz, mx, pitch, width
     flat = grids.reshape(-1)
+    one = np.float32(1.0)
     for band in prange(len(bands) - 1):
         low, high = bands[band], bands[band + 1]
         grids[:, low:high] = np.float32(0.0)
@@ -243,12 +266,23 @@ def spread_lines(
                 # Rows `top` to `top + TAPS`, of which those behind the last are the first ones.
                 if (top >= high or top + TAPS <= low) and top + TAPS - mz <= low:
                     continue
+                x = corners[m, j, 1]
+                line, tap, factor = lines[m, j], taps[m, j], factors[m, j]
+                inside = top >= low and top + TAPS <= high
+                if inside and x + TAPS <= mx and n_fields in (1, 3):
+                    first, share = np.int64(top) * pitch + np.int64(x) * width, coefficients[m]
+                    layout = mz * pitch, pitch, width
+                    if n_fields == 3:
+                        spread_block_3(line, flat, tap, share, factor, first, *layout, -one, width)
+                    else:
+                        spread_block_1(line, flat, tap, share, factor, first, *layout, -one, width)
+                    continue
                 re, im = factors[m, j, 0], -factors[m, j, 1]
                 for i in range(width // 2):
                     value[2 * i] = re * lines[m, j, 2 * i] - im * lines[m, j, 2 * i + 1]
                     value[2 * i + 1] = re * lines[m, j, 2 * i + 1] + im * lines[m, j, 2 * i]
                 _find_taps(corners[m, j], taps[m, j], coefficients[m], size, rows, columns)
-                if top < low or top + TAPS > high:
+                if not inside:
                     _spread_inside(
                         value, flat, rows, columns, (low * pitch, high * pitch), mz * pitch
                     )
@@ -270,14 +304,10 @@ def _spread_inside(
     field: int,
 ) -> None:
     """As `lanes.spread_6`, to those rows that begin inside `band` of a field of this size."""
-    for offset, weight in zip(rows[0], rows[1]):  # noqa: B905
-        within = offset % field
-        if within < band[0] or within >= band[1]:
-            continue
-        for start, share in zip(columns[0], columns[1]):  # noqa: B905
-            at = np.uint64(offset + start)
-            for i in range(np.uint64(len(value))):
-                flat[at + i] += weight * (share * value[i])
+    for tap in range(len(rows[0])):
+        if band[0] <= rows[0][tap] % field < band[1]:
+            offset, weight = rows[0][tap:], rows[1][tap:]
+            spread_1(value, flat, offset, weight, columns[0], columns[1], len(value))
 
 
 @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
