@@ -19,10 +19,11 @@ from typing import Any
 
 import numba
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 from pipeline.tomography.kernels.lanes import TAPS
+from pipeline.tomography.kernels.lanes_fourier import plan_points
+from pipeline.tomography.kernels.polar import Points
 from pipeline.tomography.kernels.twins import CpuKernels
 from pipeline.tomography.planes import Range
 
@@ -48,9 +49,9 @@ _CACHE_LINE = 64
 _NODES = 64
 """Of the quadrature of the kernel's transform: exact to rounding."""
 
-_NS_SPECTRUM, _NS_TAPS, _NS_LINES = 12.0, 8.7, 5.5
-"""Of one slice there and back, one thread: for each point of its spectrum and field, for each point
-of its lines and field, and for each point of its lines [ns]."""
+_NS_SPECTRUM, _NS_TAPS, _NS_LINES = 4.5, 4.0, 3.0
+"""Of one slice there and back, one thread, beyond what footprints do too: for each point of its
+spectrum and field, for each point of its lines and field, and for each point of its lines [ns]."""
 
 _MOST_LANES = 32
 """Pairs of slices beyond which a slab gains nothing: all inner loops are long then."""
@@ -134,24 +135,29 @@ class SliceSpectra:
         kernels : where the arrays lie.
         """
         low, end = rows[0], rows[1] + 1
-        grids, lines = self._scratch(end - low)
-        mx = self.grid[1]
+        grids = self._scratch(end - low)
+        mx, points = self.grid[1], self._points
         for start in range(low, end, 2 * grids.shape[3]):
             part, shift = self._part(volume, start - low, 2 * grids.shape[3])
             before, behind = self._filled(part.shape[1])
             factors, columns = self._shifted(shift)
             for field, grid in zip(part, grids, strict=True):
                 grid[before.stop : behind.start] = 0.0
-                kernels.load_slab(field, start, end, *self.scales, mx, _parts(grid))
-            for filled in (before, behind):
-                _transform(grids[:, filled, :mx], 2, forward=True)
-            _transform(grids[:, :, :mx], 1, forward=True)
+                kernels.load_slab(field, start, end, *self.scales, mx, points[1], _parts(grid))
+            width = 2 * grids.shape[3]
+            kernels.transform_columns(_flat(grids), mx, width, points[0], True)
             tables = self.corners, self.taps, factors, self.coefficients
-            kernels.take_lines(_flat(grids), *tables, mx, _flat(lines))
-            _transform(lines, 1, forward=False, scaled=True)
-            there = first - low
-            kernels.store_images(
-                _parts(lines), self.indices, start + there, end + there, columns, stack
+            rows_there = start + first - low, end + first - low
+            kernels.take_lines(
+                _flat(grids),
+                *tables,
+                mx,
+                width,
+                points[2],
+                self.indices,
+                rows_there,
+                columns,
+                stack,
             )
         if self.blur:
             there = first - low
@@ -170,21 +176,20 @@ class SliceSpectra:
             stack = stack[indices]
             indices = np.arange(len(indices))
             kernels.filter_rows(stack, indices, first, end + there, self.blur)
-        grids, lines = self._scratch(end - low)
-        bands, mx = self._bands(), self.grid[1]
+        grids = self._scratch(end - low)
+        width = 2 * grids.shape[3]
+        lines = _aligned((*self.corners.shape[:2], grids.shape[3]))
+        bands, mx, points = self._bands(), self.grid[1], self._points
         for start in range(low, end, 2 * grids.shape[3]):
             part, shift = self._part(volume, start - low, 2 * grids.shape[3])
-            before, behind = self._filled(part.shape[1])
             factors, columns = self._shifted(shift)
-            kernels.load_images(stack, indices, start + there, end + there, columns, _parts(lines))
-            _transform(lines, 1, forward=True, scaled=True)
+            rows_there = start + there, end + there
+            kernels.load_lines(stack, indices, rows_there, columns, points[2], _flat(lines))
             tables = self.corners, self.taps, factors, self.coefficients
             kernels.spread_lines(_flat(lines), *tables, bands, mx, _flat(grids))
-            _transform(grids[:, :, :mx], 1, forward=False)
-            for filled in (before, behind):
-                _transform(grids[:, filled, :mx], 2, forward=False)
+            kernels.transform_columns(_flat(grids), mx, width, points[0], False)
             for field, grid in zip(part, grids, strict=True):
-                kernels.store_slab(_parts(grid), start, end, *self.scales, mx, field)
+                kernels.store_slab(_parts(grid), start, end, *self.scales, mx, points[1], field)
 
     def _part(self, volume: Any, start: int, count: int) -> tuple[Any, int]:
         """What some slices can hold, and how far that lies from where lines are planned for it.
@@ -224,8 +229,14 @@ class SliceSpectra:
         end = np.clip(begin + self.columns[1] - self.columns[0], first, self.n_columns)
         return factors, np.stack([first, end, first - begin], axis=1)
 
-    def _scratch(self, rows: int) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
-        """Room for the spectra (r, mz, mx + spare, lanes) and lines (k, n, lanes) of one slab."""
+    @property
+    def _points(self) -> tuple[Points, Points, Points]:
+        """Parts and factors of the transforms along the spectra's axes and the lines."""
+        columns, rows = (plan_points(m) for m in self.grid)
+        return columns, rows, plan_points(self.corners.shape[1])
+
+    def _scratch(self, rows: int) -> NDArray[np.complex64]:
+        """Room for the spectra (r, mz, mx + spare, lanes) of one slab."""
         k, n = self.corners.shape[:2]
         r = self.coefficients.shape[1]
         held = 8 * (k * n + r * self.grid[0] * self.grid[1])
@@ -233,8 +244,7 @@ class SliceSpectra:
         slabs = max(1, -(-rows // (2 * most)))
         lanes = max(1, -(-rows // (2 * slabs * _LANES))) * _LANES
         mz, mx = self.grid
-        spectra = _aligned((r, mz, mx + _spare_columns(mx, lanes), lanes))
-        return spectra, _aligned((k, n, lanes))
+        return _aligned((r, mz, mx + _spare_columns(mx, lanes), lanes))
 
     def _filled(self, nz: int) -> tuple[slice, slice]:
         """Rows of the grid that hold slices: those from the middle on, and those before it."""
@@ -265,20 +275,6 @@ def _parts(values: NDArray[np.complex64]) -> NDArray[np.float32]:
 def _flat(values: NDArray[np.complex64]) -> NDArray[np.float32]:
     """As float32, all axes behind the first two in one."""
     return values.view(np.float32).reshape(*values.shape[:2], -1)
-
-
-def _transform(
-    values: NDArray[np.complex64], axis: int, *, forward: bool, scaled: bool = False
-) -> None:
-    """Fourier transform along `axis` in place, divided by the number of points where `scaled`."""
-    transform = scipy.fft.fft if forward else scipy.fft.ifft
-    norm = "forward" if forward == scaled else "backward"
-    found = transform(
-        values, axis=axis, norm=norm, overwrite_x=True, workers=numba.get_num_threads()
-    )
-    # What was transformed in place comes back as another view of the same memory.
-    if not np.may_share_memory(found, values):
-        values[...] = found
 
 
 def _spare_columns(columns: int, lanes: int) -> int:

@@ -23,27 +23,27 @@ TAPS = 6
 WIDTH = 16
 """Numbers of a vector; the length of every run is a multiple of it."""
 
-_FLOAT, _INT = ir.FloatType(), ir.IntType(64)
-_VECTOR = ir.VectorType(_FLOAT, WIDTH)
+FLOAT, INDEX = ir.FloatType(), ir.IntType(64)
+VECTOR = ir.VectorType(FLOAT, WIDTH)
 
 Value = Any
 """A value of LLVM's intermediate representation."""
 
 
-def _splat(builder: Value, number: Value) -> Value:
+def splat(builder: Value, number: Value) -> Value:
     """A vector of sixteen times the same number."""
-    empty = ir.Constant(_VECTOR, ir.Undefined)
+    empty = ir.Constant(VECTOR, ir.Undefined)
     first = builder.insert_element(empty, number, ir.Constant(ir.IntType(32), 0))
     places = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0] * WIDTH)
     return builder.shuffle_vector(first, empty, places)
 
 
-def _at(builder: Value, start: Value, index: Value) -> Value:
+def at(builder: Value, start: Value, index: Value) -> Value:
     """Pointer to a vector that lies `index` numbers behind `start`."""
-    return builder.bitcast(builder.gep(start, [index]), _VECTOR.as_pointer())
+    return builder.bitcast(builder.gep(start, [index]), VECTOR.as_pointer())
 
 
-def _add_product(builder: Value, total: Value, left: Value, right: Value) -> Value:
+def add_product(builder: Value, total: Value, left: Value, right: Value) -> Value:
     """`total + left right`, in one instruction where there is one."""
     flags = ("contract",)
     return builder.fadd(total, builder.fmul(left, right, flags=flags), flags=flags)
@@ -61,41 +61,41 @@ class _Taps:
         )
         self.builder, self.lanes, self.length = builder, lanes, given[6]
         offsets, weights, starts, shares = (
-            [builder.load(builder.gep(table, [ir.Constant(_INT, tap)])) for tap in range(count)]
+            [builder.load(builder.gep(table, [ir.Constant(INDEX, tap)])) for tap in range(count)]
             for table, count in zip(tables, (n, n, TAPS, TAPS), strict=True)
         )
         self.rows = [builder.gep(data, [offset]) for offset in offsets]
-        self.weights = [_splat(builder, weight) for weight in weights]
-        self.starts, self.shares = starts, [_splat(builder, share) for share in shares]
+        self.weights = [splat(builder, weight) for weight in weights]
+        self.starts, self.shares = starts, [splat(builder, share) for share in shares]
 
     def run(self, body: Callable[[Value, list[Value]], None]) -> None:
         """Emit a loop over the vectors of a run: where each begins, and its columns in a row."""
-        first, step = ir.Constant(_INT, 0), ir.Constant(_INT, WIDTH)
-        with cgutils.for_range_slice(self.builder, first, self.length, step, intp=_INT) as (i, _):
+        first, step = ir.Constant(INDEX, 0), ir.Constant(INDEX, WIDTH)
+        with cgutils.for_range_slice(self.builder, first, self.length, step, intp=INDEX) as (i, _):
             body(i, [self.builder.add(i, start) for start in self.starts])
 
     def load(self, start: Value, index: Value) -> Value:
         """A vector from memory, aligned to numbers only."""
-        return self.builder.load(_at(self.builder, start, index), align=4)
+        return self.builder.load(at(self.builder, start, index), align=4)
 
     def store(self, value: Value, start: Value, index: Value) -> None:
         """A vector to memory."""
-        self.builder.store(value, _at(self.builder, start, index), align=4)
+        self.builder.store(value, at(self.builder, start, index), align=4)
 
 
 def _emit_take(taps: _Taps) -> None:
     builder = taps.builder
 
     def body(i: Value, columns: list[Value]) -> None:
-        totals = [ir.Constant(_VECTOR, [0.0] * WIDTH)] * TAPS
+        totals = [ir.Constant(VECTOR, [0.0] * WIDTH)] * TAPS
         for row, weight in zip(taps.rows, taps.weights, strict=True):
             totals = [
-                _add_product(builder, total, weight, taps.load(row, column))
+                add_product(builder, total, weight, taps.load(row, column))
                 for total, column in zip(totals, columns, strict=True)
             ]
         sum_ = taps.load(taps.lanes, i)
         for share, total in zip(taps.shares, totals, strict=True):
-            sum_ = _add_product(builder, sum_, share, total)
+            sum_ = add_product(builder, sum_, share, total)
         taps.store(sum_, taps.lanes, i)
 
     taps.run(body)
@@ -109,7 +109,7 @@ def _emit_spread(taps: _Taps) -> None:
         parts = [builder.fmul(share, value) for share in taps.shares]
         for row, weight in zip(taps.rows, taps.weights, strict=True):
             for part, column in zip(parts, columns, strict=True):
-                total = _add_product(builder, taps.load(row, column), weight, part)
+                total = add_product(builder, taps.load(row, column), weight, part)
                 taps.store(total, row, column)
 
     taps.run(body)
@@ -132,23 +132,23 @@ class _Block(_Taps):
         self.builder, self.lanes = builder, lanes
 
         def number(table: Value, index: int) -> Value:
-            return builder.load(builder.gep(table, [ir.Constant(_INT, index)]))
+            return builder.load(builder.gep(table, [ir.Constant(INDEX, index)]))
 
         self.rows, self.weights = [], []
         for r in range(n):
             share, offset = number(coefficients, r), first
             for d in range(TAPS):
                 self.rows.append(builder.gep(data, [offset]))
-                self.weights.append(_splat(builder, builder.fmul(number(taps, d), share)))
+                self.weights.append(splat(builder, builder.fmul(number(taps, d), share)))
                 offset = builder.add(offset, pitch)
             first = builder.add(first, field)
-        self.starts = [builder.mul(step, ir.Constant(_INT, e)) for e in range(TAPS)]
-        self.shares = [_splat(builder, number(taps, TAPS + e)) for e in range(TAPS)]
-        self.real = _splat(builder, number(factor, 0))
+        self.starts = [builder.mul(step, ir.Constant(INDEX, e)) for e in range(TAPS)]
+        self.shares = [splat(builder, number(taps, TAPS + e)) for e in range(TAPS)]
+        self.real = splat(builder, number(factor, 0))
         imaginary = builder.fmul(sign, number(factor, 1))
         even = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0, WIDTH + 1] * (WIDTH // 2))
-        negative = _splat(builder, builder.fneg(imaginary))
-        self.imaginary = builder.shuffle_vector(negative, _splat(builder, imaginary), even)
+        negative = splat(builder, builder.fneg(imaginary))
+        self.imaginary = builder.shuffle_vector(negative, splat(builder, imaginary), even)
 
     def times_factor(self, value: Value) -> Value:
         """Complex numbers, real and imaginary part in turn, times the factor of the point."""
@@ -156,22 +156,22 @@ class _Block(_Taps):
         other = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), places)
         swapped = self.builder.shuffle_vector(value, value, other)
         product = self.builder.fmul(self.real, value, flags=("contract",))
-        return _add_product(self.builder, product, self.imaginary, swapped)
+        return add_product(self.builder, product, self.imaginary, swapped)
 
 
 def _emit_take_block(taps: _Block) -> None:
     builder = taps.builder
 
     def body(i: Value, columns: list[Value]) -> None:
-        totals = [ir.Constant(_VECTOR, [0.0] * WIDTH)] * TAPS
+        totals = [ir.Constant(VECTOR, [0.0] * WIDTH)] * TAPS
         for row, weight in zip(taps.rows, taps.weights, strict=True):
             totals = [
-                _add_product(builder, total, weight, taps.load(row, column))
+                add_product(builder, total, weight, taps.load(row, column))
                 for total, column in zip(totals, columns, strict=True)
             ]
         sum_ = builder.fmul(taps.shares[0], totals[0])
         for share, total in zip(taps.shares[1:], totals[1:], strict=True):
-            sum_ = _add_product(builder, sum_, share, total)
+            sum_ = add_product(builder, sum_, share, total)
         taps.store(taps.times_factor(sum_), taps.lanes, i)
 
     taps.run(body)
@@ -185,7 +185,7 @@ def _emit_spread_block(taps: _Block) -> None:
         parts = [builder.fmul(share, value) for share in taps.shares]
         for row, weight in zip(taps.rows, taps.weights, strict=True):
             for part, column in zip(parts, columns, strict=True):
-                total = _add_product(builder, taps.load(row, column), weight, part)
+                total = add_product(builder, taps.load(row, column), weight, part)
                 taps.store(total, row, column)
 
     taps.run(body)

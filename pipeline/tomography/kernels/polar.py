@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
+from pipeline.tomography.kernels import lanes_fourier
 from pipeline.tomography.kernels.lanes import (
     TAPS,
     spread_1,
@@ -27,6 +28,9 @@ from pipeline.tomography.kernels.lanes import (
     take_block_1,
     take_block_3,
 )
+
+Points = tuple[NDArray[np.int64], NDArray[np.float32]]
+"""Parts and factors of a transform, of `lanes_fourier.plan_points`."""
 
 _TILE = 16
 """Elements that are moved at a time between arrays that have lanes last and those that have not."""
@@ -107,9 +111,10 @@ def load_slab(
     scale_z: NDArray[np.float32],
     scale_x: NDArray[np.float32],
     mx: int,
+    points: Points,
     grid: NDArray[np.float32],
 ) -> None:
-    """Lay slices across y into the middle of a grid that is periodic.
+    """Lay slices across y into the middle of a grid that is periodic, and transform its rows.
 
     Parameters
     ----------
@@ -117,16 +122,69 @@ def load_slab(
     first, end : int, slices `first` to `first + 2 lanes` are taken; from `end` on they are zero.
     scale_z, scale_x : (nz,) and (nx,) float32 factors of the slices' elements.
     mx : int, columns of the grid; rows may be longer in memory.
+    points : of a row.
     grid : (mz, >= mx, lanes, 2) float32: element (z, x) of the slices comes to (z - nz // 2,
         x - nx // 2), modulo the grid's size. Rows that hold none are not touched.
     """
     nz, _, nx = volume.shape
-    mz = len(grid)
+    mz, width = len(grid), 2 * grid.shape[2]
     places = _around(nx, mx)
     for z in prange(nz):
-        row = grid[(z - nz // 2) % mz]
+        row = grid[(z - nz // 2) % mz, :mx]
         row[nx - nx // 2 : mx - nx // 2] = np.float32(0.0)
         _to_lanes(volume[z], first, end, scale_z[z] * scale_x, row, places)
+        _transform_there(row.reshape(-1), points, width, True)
+
+
+@njit(cache=True, error_model="numpy")
+def _transform(
+    values: NDArray[np.float32],
+    spare: NDArray[np.float32],
+    points: Points,
+    width: int,
+    forward: bool,
+) -> NDArray[np.float32]:
+    """Transform points of `width` numbers each; `values` or `spare`, wherever they come to lie."""
+    if forward:
+        elsewhere = lanes_fourier.forward(values, spare, points[0], points[1], width)
+    else:
+        elsewhere = lanes_fourier.backward(values, spare, points[0], points[1], width)
+    return spare if elsewhere else values
+
+
+@njit(cache=True, error_model="numpy")
+def _transform_there(
+    values: NDArray[np.float32], points: Points, width: int, forward: bool
+) -> None:
+    """The same in place."""
+    spare = np.empty_like(values)
+    found = _transform(values, spare, points, width, forward)
+    if len(points[0]) % 2 == 1:
+        values[:] = found
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def transform_columns(
+    grids: NDArray[np.float32], mx: int, width: int, points: Points, forward: bool
+) -> None:
+    """Transform the columns of spectra in place, unscaled.
+
+    Parameters
+    ----------
+    grids : (r, mz, >= mx * width) float32.
+    mx, width : columns, and numbers of each.
+    points : of a column.
+    forward : which of the two directions.
+    """
+    n_fields, mz, _ = grids.shape
+    for task in prange(n_fields * mx):
+        grid, at = grids[task // mx], task % mx * width
+        column, spare = np.empty(mz * width, np.float32), np.empty(mz * width, np.float32)
+        for z in range(mz):
+            column[z * width : (z + 1) * width] = grid[z, at : at + width]
+        found = _transform(column, spare, points, width, forward)
+        for z in range(mz):
+            grid[z, at : at + width] = found[z * width : (z + 1) * width]
 
 
 @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
@@ -137,15 +195,18 @@ def store_slab(
     scale_z: NDArray[np.float32],
     scale_x: NDArray[np.float32],
     mx: int,
+    points: Points,
     volume: NDArray[np.float32],
 ) -> None:
     """Adjoint of `load_slab`: overwrite these slices of `volume`. Arguments as there."""
     nz, _, nx = volume.shape
-    mz = len(grid)
+    mz, lanes = len(grid), grid.shape[2]
     places = _around(nx, mx)
     for z in prange(nz):
-        row = grid[(z - nz // 2) % mz]
-        _from_lanes(row, places, scale_z[z] * scale_x, first, end, volume[z])
+        row = grid[(z - nz // 2) % mz, :mx].reshape(-1)
+        found = _transform(row, np.empty_like(row), points, 2 * lanes, False)
+        cells = found.reshape((mx, lanes, 2))
+        _from_lanes(cells, places, scale_z[z] * scale_x, first, end, volume[z])
 
 
 @njit(cache=True, inline="always", error_model="numpy")
@@ -183,9 +244,14 @@ def take_lines(
     factors: NDArray[np.float32],
     coefficients: NDArray[np.float32],
     mx: int,
-    lines: NDArray[np.float32],
+    width: int,
+    points: Points,
+    indices: NDArray[np.int64],
+    rows: tuple[int, int],
+    seen: NDArray[np.int64],
+    stack: NDArray[np.float32],
 ) -> None:
-    """Interpolate lines in the slices' spectra.
+    """Interpolate lines in the slices' spectra, and write what they become: rows of images.
 
     Parameters
     ----------
@@ -195,21 +261,32 @@ def take_lines(
     taps : (k, n, 2, TAPS) float32, what is taken of each row and of each column.
     factors : (k, n, 2) float32, complex factor of each point.
     coefficients : (k, r) float32, what each line takes of each field.
-    mx : int, columns of the grids.
-    lines : (k, n, width) float32, overwritten.
+    mx, width : int, columns of the grids, and numbers of each.
+    points : of a line.
+    indices : (k,) int64 of the images.
+    rows : row of the images that the first lane belongs to, and the one from which on they are left
+        out.
+    seen : (k, 3) int64 of each image, the first column and the one behind the last, and the point
+        of the line that the first one is.
+    stack : (n', ny, nx) float32, changed in place.
     """
-    n_lines, n_points, width = lines.shape
+    n_lines, n_points = corners.shape[:2]
     n_fields, mz, pitch = grids.shape
     size = mz, mx, pitch, width
     flat = grids.reshape(-1)
+    scales = np.full(n_points, 1.0 / n_points, np.float32)
     for m in prange(n_lines):
+        lines, spare = (
+            np.empty((n_points, width), np.float32),
+            np.empty(n_points * width, np.float32),
+        )
         value = np.empty(width, np.float32)
-        rows = np.empty(n_fields * TAPS, np.int64), np.empty(n_fields * TAPS, np.float32)
+        across = np.empty(n_fields * TAPS, np.int64), np.empty(n_fields * TAPS, np.float32)
         columns = np.empty(TAPS, np.int64), np.empty(TAPS, np.float32)
         one = np.float32(1.0)
         for j in range(n_points):
             z, x = corners[m, j]
-            line, tap, factor = lines[m, j], taps[m, j], factors[m, j]
+            line, tap, factor = lines[j], taps[m, j], factors[m, j]
             if z + TAPS <= mz and x + TAPS <= mx and n_fields in (1, 3):
                 first, share = np.int64(z) * pitch + np.int64(x) * width, coefficients[m]
                 layout = mz * pitch, pitch, width
@@ -219,18 +296,25 @@ def take_lines(
                 else:
                     take_block_1(line, flat, tap, share, factor, first, *layout, one, width)
                 continue
-            _find_taps(corners[m, j], tap, coefficients[m], size, rows, columns)
+            _find_taps(corners[m, j], tap, coefficients[m], size, across, columns)
             value[:] = np.float32(0.0)
             if n_fields == 3:
-                take_18(value, flat, rows[0], rows[1], columns[0], columns[1], width)
+                take_18(value, flat, across[0], across[1], columns[0], columns[1], width)
             else:
                 for first in range(0, n_fields * TAPS, TAPS):
-                    offsets, weights = rows[0][first:], rows[1][first:]
+                    offsets, weights = across[0][first:], across[1][first:]
                     take_6(value, flat, offsets, weights, columns[0], columns[1], width)
-            re, im = factors[m, j, 0], factors[m, j, 1]
+            re, im = factor
             for i in range(width // 2):
-                lines[m, j, 2 * i] = re * value[2 * i] - im * value[2 * i + 1]
-                lines[m, j, 2 * i + 1] = re * value[2 * i + 1] + im * value[2 * i]
+                line[2 * i] = re * value[2 * i] - im * value[2 * i + 1]
+                line[2 * i + 1] = re * value[2 * i + 1] + im * value[2 * i]
+        found = _transform(lines.reshape(-1), spare, points, width, False)
+        begin, behind, point = seen[m]
+        n = behind - begin
+        places = np.arange(point, point + n).astype(np.uint64)
+        image = stack[indices[m], :, begin:behind]
+        cells = found.reshape((n_points, width // 2, 2))
+        _from_lanes(cells, places, scales[:n], rows[0], rows[1], image)
 
 
 @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
@@ -244,8 +328,9 @@ def spread_lines(
     mx: int,
     grids: NDArray[np.float32],
 ) -> None:
-    """Adjoint of `take_lines`: overwrite `grids`. Arguments as there, and
+    """Adjoint of the first part of `take_lines`: overwrite `grids`. Arguments as there, and
 
+    lines : (k, n, width) float32, of `load_lines`.
     bands : (b + 1,) int64, ends of the bands of rows that one task each adds up; every element is
         summed in the order of the points, however many bands there are.
     """
@@ -311,54 +396,30 @@ def _spread_inside(
 
 
 @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
-def store_images(
-    lines: NDArray[np.float32],
-    indices: NDArray[np.int64],
-    first: int,
-    end: int,
-    columns: NDArray[np.int64],
+def load_lines(
     stack: NDArray[np.float32],
+    indices: NDArray[np.int64],
+    rows: tuple[int, int],
+    seen: NDArray[np.int64],
+    points: Points,
+    lines: NDArray[np.float32],
 ) -> None:
-    """Write the rows of images that lines have become.
+    """Adjoint of the last part of `take_lines`: overwrite `lines` (k, n, width).
 
-    Parameters
-    ----------
-    lines : (k, n, lanes, 2) float32, columns of k images in two rows for each lane.
-    indices : (k,) int64 of these images.
-    first, end : int, row of the images that the first lane belongs to; rows from `end` on are left
-        out.
-    columns : (k, 3) int64 of each image, the first one and the one behind the last, and the point
-        of the line that the first one is.
-    stack : (n, ny, nx) float32, changed in place.
+    Arguments as there.
     """
-    one = np.ones(lines.shape[1], np.float32)
+    _, n_points, width = lines.shape
+    scales = np.full(n_points, 1.0 / n_points, np.float32)
     for m in prange(len(lines)):
-        begin, behind, point = columns[m]
-        n = behind - begin
-        places = np.arange(point, point + n).astype(np.uint64)
-        image = stack[indices[m], :, begin:behind]
-        _from_lanes(lines[m], places, one[:n], first, end, image)
-
-
-@njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
-def load_images(
-    stack: NDArray[np.float32],
-    indices: NDArray[np.int64],
-    first: int,
-    end: int,
-    columns: NDArray[np.int64],
-    lines: NDArray[np.float32],
-) -> None:
-    """Adjoint of `store_images`: overwrite `lines`. Arguments as there."""
-    one = np.ones(lines.shape[1], np.float32)
-    for m in prange(len(lines)):
-        begin, behind, point = columns[m]
+        begin, behind, point = seen[m]
         n = behind - begin
         lines[m, :point] = np.float32(0.0)
         lines[m, point + n :] = np.float32(0.0)
         places = np.arange(point, point + n).astype(np.uint64)
         image = stack[indices[m], :, begin:behind]
-        _to_lanes(image, first, end, one[:n], lines[m], places)
+        cells = lines[m].reshape((n_points, width // 2, 2))
+        _to_lanes(image, rows[0], rows[1], scales[:n], cells, places)
+        _transform_there(lines[m].reshape(-1), points, width, True)
 
 
 @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
@@ -367,7 +428,7 @@ def filter_rows(
 ) -> None:
     """Filter images across their rows `first` to `end` by `(side, 1 - 2 side, side)`, in place.
 
-    Rows beyond count as zero: the filter is its own adjoint. Arguments as in `store_images`.
+    Rows beyond count as zero: the filter is its own adjoint. Stack and indices as in `take_lines`.
     """
     s = np.float32(side)
     middle = np.float32(1.0) - np.float32(2.0) * s
