@@ -49,9 +49,10 @@ _CACHE_LINE = 64
 _NODES = 64
 """Of the quadrature of the kernel's transform: exact to rounding."""
 
-_NS_SPECTRUM, _NS_TAPS, _NS_LINES = 4.5, 4.0, 3.0
-"""Of one slice there and back, one thread, beyond what footprints do too: for each point of its
-spectrum and field, for each point of its lines and field, and for each point of its lines [ns]."""
+_NS_SPECTRUM, _NS_TAPS, _NS_LINES = 12.0, 8.7, 5.5
+"""Of one slice there and back, one thread: for each point of its spectrum and field, for each point
+of its lines and field, and for each point of its lines [ns]. Two to three times what it takes by
+now: see `kernels/README.md`."""
 
 _MOST_LANES = 32
 """Pairs of slices beyond which a slab gains nothing: all inner loops are long then."""

@@ -151,7 +151,7 @@ def test_spectra_where_slices_are_large_and_angles_many() -> None:
 
     assert chosen(128, 180) == "spectra"
     assert chosen(128, 4) == "footprints"
-    assert chosen(32, 4) == "footprints"
+    assert chosen(32, 12) == "footprints"
 
 
 def test_a_subset_keeps_the_choice_of_the_whole() -> None:
