@@ -25,8 +25,13 @@ from schemas.cluster import SlurmSettings
 if TYPE_CHECKING:
     from dask_jobqueue import SLURMCluster
 
-ENVIRONMENT = ("HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "USER", "XDG_STATE_HOME")
-"""All that a job inherits: no password or API key of the driver's environment goes with it."""
+ENVIRONMENT = (
+    *("HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "USER", "XDG_STATE_HOME"),
+    *("DICHROTOMO_GPU", "NPY_DISABLE_CPU_FEATURES", "NUMBA_CPU_FEATURES", "NUMBA_CPU_NAME"),
+    *("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"),
+)
+"""All that a job inherits: no password or API key of the driver's environment goes with it. Who has
+chosen the kernels of numerical libraries gets the same bits from a job as from the driver."""
 
 _CALL_SECONDS = 30
 _CHECK_SECONDS = 10.0

@@ -115,6 +115,54 @@ def _emit_spread(taps: _Taps) -> None:
     taps.run(body)
 
 
+class _Factor:
+    """A complex factor of vectors whose numbers are real and imaginary parts in turn."""
+
+    def __init__(self, builder: Value, factor: Value, sign: Value) -> None:
+        self.builder = builder
+        real, imaginary = (
+            builder.load(builder.gep(factor, [ir.Constant(INDEX, index)])) for index in (0, 1)
+        )
+        imaginary = builder.fmul(sign, imaginary)
+        self.real = splat(builder, real)
+        even = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0, WIDTH + 1] * (WIDTH // 2))
+        negative = splat(builder, builder.fneg(imaginary))
+        self.imaginary = builder.shuffle_vector(negative, splat(builder, imaginary), even)
+
+    def times(self, value: Value) -> Value:
+        """A vector times the factor."""
+        places = [place ^ 1 for place in range(WIDTH)]
+        other = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), places)
+        swapped = self.builder.shuffle_vector(value, value, other)
+        product = self.builder.fmul(self.real, value, flags=("contract",))
+        return add_product(self.builder, product, self.imaginary, swapped)
+
+
+@intrinsic
+def turn_lanes(
+    _: Value, lanes: Value, factor: Value, sign: Value, length: Value, turned: Value
+) -> Any:
+    """`turned = factor lanes`, to the same bits as the blocks below take it.
+
+    Parameters: lanes and turned (n,) float32, real and imaginary parts in turn; factor (2,)
+    float32; sign, float32, of its imaginary part; length, int64, a multiple of `WIDTH`.
+    """
+
+    def generate(context: Value, builder: Value, signature: Value, given: Value) -> Value:
+        kinds = signature.args
+        source, values, target = (
+            context.make_array(kinds[k])(context, builder, given[k]).data for k in (0, 1, 4)
+        )
+        times = _Factor(builder, values, given[2])
+        first, step = ir.Constant(INDEX, 0), ir.Constant(INDEX, WIDTH)
+        with cgutils.for_range_slice(builder, first, given[3], step, intp=INDEX) as (i, _count):
+            value = builder.load(at(builder, source, i), align=4)
+            builder.store(times.times(value), at(builder, target, i), align=4)
+        return context.get_dummy_value()
+
+    return types.void(lanes, factor, sign, length, turned), generate
+
+
 class _Block(_Taps):
     """Taps of a point whose rows and columns follow each other in memory, and its complex factor.
 
@@ -144,19 +192,7 @@ class _Block(_Taps):
             first = builder.add(first, field)
         self.starts = [builder.mul(step, ir.Constant(INDEX, e)) for e in range(TAPS)]
         self.shares = [splat(builder, number(taps, TAPS + e)) for e in range(TAPS)]
-        self.real = splat(builder, number(factor, 0))
-        imaginary = builder.fmul(sign, number(factor, 1))
-        even = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0, WIDTH + 1] * (WIDTH // 2))
-        negative = splat(builder, builder.fneg(imaginary))
-        self.imaginary = builder.shuffle_vector(negative, splat(builder, imaginary), even)
-
-    def times_factor(self, value: Value) -> Value:
-        """Complex numbers, real and imaginary part in turn, times the factor of the point."""
-        places = [place ^ 1 for place in range(WIDTH)]
-        other = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), places)
-        swapped = self.builder.shuffle_vector(value, value, other)
-        product = self.builder.fmul(self.real, value, flags=("contract",))
-        return add_product(self.builder, product, self.imaginary, swapped)
+        self.factor = _Factor(builder, factor, sign)
 
 
 def _emit_take_block(taps: _Block) -> None:
@@ -172,7 +208,7 @@ def _emit_take_block(taps: _Block) -> None:
         sum_ = builder.fmul(taps.shares[0], totals[0])
         for share, total in zip(taps.shares[1:], totals[1:], strict=True):
             sum_ = add_product(builder, sum_, share, total)
-        taps.store(taps.times_factor(sum_), taps.lanes, i)
+        taps.store(taps.factor.times(sum_), taps.lanes, i)
 
     taps.run(body)
 
@@ -181,7 +217,7 @@ def _emit_spread_block(taps: _Block) -> None:
     builder = taps.builder
 
     def body(i: Value, columns: list[Value]) -> None:
-        value = taps.times_factor(taps.load(taps.lanes, i))
+        value = taps.factor.times(taps.load(taps.lanes, i))
         parts = [builder.fmul(share, value) for share in taps.shares]
         for row, weight in zip(taps.rows, taps.weights, strict=True):
             for part, column in zip(parts, columns, strict=True):

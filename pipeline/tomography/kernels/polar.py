@@ -27,6 +27,7 @@ from pipeline.tomography.kernels.lanes import (
     take_18,
     take_block_1,
     take_block_3,
+    turn_lanes,
 )
 
 Points = tuple[NDArray[np.int64], NDArray[np.float32]]
@@ -362,10 +363,7 @@ def spread_lines(
                     else:
                         spread_block_1(line, flat, tap, share, factor, first, *layout, -one, width)
                     continue
-                re, im = factors[m, j, 0], -factors[m, j, 1]
-                for i in range(width // 2):
-                    value[2 * i] = re * lines[m, j, 2 * i] - im * lines[m, j, 2 * i + 1]
-                    value[2 * i + 1] = re * lines[m, j, 2 * i + 1] + im * lines[m, j, 2 * i]
+                turn_lanes(line, factor, -one, width, value)
                 _find_taps(corners[m, j], taps[m, j], coefficients[m], size, rows, columns)
                 if not inside:
                     _spread_inside(
