@@ -33,6 +33,7 @@ def test_the_demo_gives_the_numbers(tmp_path: Path) -> None:
     if not (ROOT / ".venv" / "bin" / "dichrotomo").exists():
         pytest.skip("make demo would install: there is no .venv in the repository")
     env = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    env["XDG_STATE_HOME"] = str(tmp_path / "state")
     done = subprocess.run(
         ["make", "demo", f"DEMO={tmp_path / 'demo'}"],
         cwd=ROOT,
@@ -42,7 +43,8 @@ def test_the_demo_gives_the_numbers(tmp_path: Path) -> None:
         timeout=880,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    logs = [log.read_text() for log in tmp_path.glob("state/dichrotomo/errors/*.log")]
+    assert done.returncode == 0, "\n".join([done.stdout, done.stderr, *logs])
     assert f"report: {tmp_path}/demo/result/report.html" in done.stdout
     assert (tmp_path / "demo" / "result" / "result.nxs").exists()
     rows = re.findall(r"^(\w+) +([-0-9.e+]+) ", done.stdout, re.MULTILINE)
