@@ -17,6 +17,7 @@ from flows.approval import approved  # noqa: E402
 from flows.assembled import Assembled, folder, output  # noqa: E402
 from flows.cluster.compute import check_there  # noqa: E402
 from flows.cluster.limits import refuse_full_disk, refuse_too_large  # noqa: E402
+from flows.display import quality  # noqa: E402
 from flows.display.artifacts import publish_summary, tag_run  # noqa: E402
 from flows.display.dashboard import Dashboard, report_link  # noqa: E402
 from flows.layout import Layout, lay_out  # noqa: E402
@@ -109,7 +110,10 @@ def process_beamtime(
     ):
         groups = approved(run, board, lambda run: align_and_assemble(run, prepare_all(run)))
         parts = reconstruct(run, groups)
-        result = tasks.result(run, parts)
+        # In the order of names: steps are done in any order.
+        measures = [item for _, group in sorted(board.measures.items()) for item in group]
+        doubts = quality.doubts(measures)
+        result = tasks.result(run, parts, doubts)
         report = tasks.report(run, result)
         steps = run.workspace.results
         summary = RunSummary(
@@ -120,6 +124,7 @@ def process_beamtime(
             reused=sum(step.reused for step in steps),
             seconds=time.monotonic() - started,
             figures=json.loads((out / "summary.json").read_text()),
+            doubts=doubts,
         )
         board.notes.append(f"Report: {report_link(summary.report)}")
     made(summary)

@@ -232,6 +232,8 @@ def run(
         return
     print_figures(f"{loaded.beamtime.sample.name}: key figures", summary.figures)
     typer.echo()
+    for doubt in summary.doubts:
+        typer.echo(f"look at: {doubt}")
     typer.echo(f"reused {summary.reused} of {summary.steps} steps")
     for path in (summary.result, summary.summary, summary.report):
         typer.echo(path)

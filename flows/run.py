@@ -41,6 +41,8 @@ class RunSummary:
     reused: int
     seconds: float
     figures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    doubts: list[str] = field(default_factory=list)
+    """Measures beyond the recipe's limits, a line each."""
 
     def as_json(self) -> dict[str, Any]:
         """The summary as JSON values."""
@@ -51,6 +53,7 @@ class RunSummary:
             "reused": self.reused,
             "seconds": round(self.seconds, 3),
             "figures": self.figures,
+            "doubts": self.doubts,
         }
 
 

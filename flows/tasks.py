@@ -83,6 +83,7 @@ def register(run: Run, group: Group, reference: StepResult, aligned: StepResult)
         "nominal": nominal.tolist(),
         "settings": run.recipe.register_tilts,
         "other_energy": run.layout.other_energy(group),
+        "name": group.name,
     }
     return run.step(f"register-{group.name}", stages.register, arguments, log=get_run_logger().info)
 
@@ -388,11 +389,12 @@ def analyse(run: Run, name: str, analysis: Analysis, arguments: dict[str, Any]) 
 
 
 @task(name="result", **OPTIONS)
-def result(run: Run, parts: products.Parts) -> StepResult:
+def result(run: Run, parts: products.Parts, doubts: Sequence[str] = ()) -> StepResult:
     """`result.nxs` and `summary.json`."""
     arguments = {
         "parts": Unkeyed(parts),
         "files": parts.files(),
+        "doubts": list(doubts),
         "settings": {
             "beamtime": run.layout.beamtime.model_dump_json(),
             "recipe": run.recipe.model_copy(

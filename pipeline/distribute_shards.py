@@ -149,7 +149,7 @@ class ShardedLeastSquares(ABC):
 
     def _square(self, stack: DifferencedStack, indices: Indices) -> float:
         """Weighted sum of squares of a shard's data."""
-        data = stack.data[indices]
+        data = pick(stack.data, indices)
         if self.pixel_weights is None:
             square = float(np.sum(np.square(data, dtype=np.float64)))
         else:
@@ -180,7 +180,15 @@ def _check_stack(stack: DifferencedStack) -> None:
 def rows_of(weights: Any, indices: Indices) -> Any:
     """Rows of an array of pixel weights, which may be a scalar or broadcast along projections."""
     array = np.asarray(weights)
-    return array[indices] if array.ndim == 3 and array.shape[0] > 1 else array
+    return pick(array, indices) if array.ndim == 3 and array.shape[0] > 1 else array
+
+
+def pick(stack: NDArray[Any], indices: Indices) -> NDArray[Any]:
+    """Projections of a stack, without a copy where they follow each other, as a mounting's do."""
+    first, behind = int(indices[0]), int(indices[-1]) + 1
+    if np.array_equal(indices, np.arange(first, behind)):
+        return stack[first:behind]
+    return np.asarray(stack[indices])
 
 
 def apply_to(problem: LocalLeastSquares, operation: Operation, field: Field) -> tuple[Field, float]:
@@ -203,7 +211,7 @@ class InProcessLeastSquares(ShardedLeastSquares):
         super().__init__(stack, volume_shape, pixel_weights, scheme)
         self._problems = [
             shard_problem(
-                stack.data[i],
+                pick(stack.data, i),
                 stack.rotations[i],
                 stack.weights[i],
                 volume_shape,

@@ -59,7 +59,7 @@ class QualityLimits(StrictModel):
     """Movement, rms, in the last round of alignment [pixel]: a tenth is lost in the blur of any
     image, half a pixel is not."""
 
-    shift_percent: Limit = Limit(amber=10.0, red=25.0)
+    shift_percent: Limit = Limit(amber=15.0, red=25.0)
     """Largest shift, in per cent of the frame: with a quarter the sample is about to leave it."""
 
     gap_deg: Limit = Limit(amber=6.0, red=20.0)
@@ -68,6 +68,10 @@ class QualityLimits(StrictModel):
     agreement: Limit = Limit(amber=0.9, red=0.7)
     """Correlation of a mounting's tomogram with the reference's; noise alone rarely takes it below
     nine tenths."""
+
+    turned_deg: Limit = Limit(amber=4.0, red=8.0)
+    """How far a mounting is found from its nominal rotation [degree]: samples are mounted to a
+    degree or two."""
 
 
 class ApprovalSettings(StrictModel):

@@ -108,6 +108,11 @@ class RegisterSettings(StrictModel):
     iterations: int = Field(default=30, ge=1, le=500)
     """Most Gauss-Newton steps of the rigid registration."""
 
+    largest_turn_deg: float = Field(default=10.0, gt=0.0, le=180.0)
+    """A mounting that is found further from its nominal rotation is refused [degree]: hands and
+    goniometers are off by a few degrees, wrong rows or a wrong sense of rotation by far more, and
+    the axes would be wrong with nothing else to show it."""
+
 
 class ProjectionSettings(StrictModel):
     """How the sample becomes the projections that a reconstruction fits."""

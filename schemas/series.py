@@ -79,7 +79,8 @@ class Series(StrictModel):
     rows: Literal["up", "down"] = "up"
     """Which way the rows of an image run in the files: `up`, the first row is at the bottom (+y is
     up, as everywhere here), or `down`, the first row is at the top, as most cameras and TIFF files
-    have it. Wrong rows mirror the sample, which tilted mountings then contradict."""
+    have it. Wrong rows mirror the sample: tilted mountings then lie far from their nominal
+    rotations, and are refused."""
 
     files: list[str] = Field(min_length=1)
     """Files or glob patterns (sorted by name), relative to the beamtime file."""

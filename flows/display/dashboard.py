@@ -124,10 +124,11 @@ class Dashboard(ProgressBoard):
         """As of a progress board; what the step has made is measured and drawn."""
         super().finished(name, seconds, reused=reused)
         self._done.append((name, seconds, reused))
-        if folder is not None and self._page is not None:
+        if folder is not None:
             try:
                 self._measure(name, folder)
-                self._plan_picture(name, folder)
+                if self._page is not None:
+                    self._plan_picture(name, folder)
             except Exception:  # noqa: BLE001
                 # A page that cannot be drawn is no reason to lose a night's computation.
                 _LOG.exception("nothing to show of step %s", name)

@@ -89,8 +89,42 @@ def of_mounting(
 def of_registration(name: str, folder: Path, limits: QualityLimits) -> list[Measure]:
     """Measure of one mounting against the reference mounting."""
     with np.load(folder / "motion.npz") as found:
-        value = float(found["correlation"])
-    return [Measure(name, "agreement with the reference mounting", value, "", limits.agreement)]
+        value, turned = float(found["correlation"]), float(found["turned_deg"])
+    return [
+        Measure(name, "agreement with the reference mounting", value, "", limits.agreement),
+        Measure(name, "turned away from the nominal rotation", turned, "°", limits.turned_deg),
+    ]
+
+
+def doubts(measures: Sequence[Measure]) -> list[str]:
+    """What is amber or red in one line each, the worst first: for whoever saw no table."""
+    lines = []
+    for (verdict, what), alike in _doubtful(measures):
+        limit, far = alike[0].limit, _furthest(alike)
+        lines.append(
+            f"{what}: {f'{far.value:.3g} {far.unit}'.strip()} ({_names(alike)}), {WORDS[verdict]}: "
+            f"amber from {limit.amber:g}, red from {limit.red:g}"
+        )
+    return lines
+
+
+def _doubtful(measures: Sequence[Measure]) -> list[tuple[tuple[Verdict, str], list[Measure]]]:
+    """Measures that are not green, alike ones together, the worst first."""
+    found: dict[tuple[Verdict, str], list[Measure]] = {}
+    for item in measures:
+        if item.verdict != "green":
+            found.setdefault((item.verdict, item.what), []).append(item)
+    return sorted(found.items(), key=lambda item: -_ORDER.index(item[0][0]))
+
+
+def _furthest(alike: Sequence[Measure]) -> Measure:
+    limit = alike[0].limit
+    return max(alike, key=lambda item: item.value if limit.red >= limit.amber else -item.value)
+
+
+def _names(alike: Sequence[Measure]) -> str:
+    names = ", ".join(item.where for item in alike[:_NAMED])
+    return f"{names} and {len(alike) - _NAMED} more" if len(alike) > _NAMED else names
 
 
 def table(measures: Sequence[Measure]) -> str:
@@ -98,23 +132,16 @@ def table(measures: Sequence[Measure]) -> str:
     if not measures:
         return "Nothing has been measured yet."
     good = [measure for measure in measures if measure.verdict == "green"]
-    doubtful: dict[tuple[Verdict, str], list[Measure]] = {}
-    for item in measures:
-        if item.verdict != "green":
-            doubtful.setdefault((item.verdict, item.what), []).append(item)
     lines = [
         "| | | measure | value | amber from | red from | where |",
         "|---|---|---|---|---|---|---|",
     ]
-    for (verdict, what), alike in sorted(doubtful.items(), key=lambda it: -_ORDER.index(it[0][0])):
-        limit = alike[0].limit
-        far = max(alike, key=lambda item: item.value if limit.red >= limit.amber else -item.value)
-        names = ", ".join(item.where for item in alike[:_NAMED])
-        more = f" and {len(alike) - _NAMED} more" if len(alike) > _NAMED else ""
+    for (verdict, what), alike in _doubtful(measures):
+        limit, far = alike[0].limit, _furthest(alike)
         lines.append(
             f"| {pictures.dot(verdict)} | {WORDS[verdict]} | {what} "
             f"| {f'{far.value:.3g} {far.unit}'.strip()} | {limit.amber:g} | {limit.red:g} "
-            f"| {names}{more} |"
+            f"| {_names(alike)} |"
         )
     lines.append(
         f"| {pictures.dot('green')} | good | {len(good)} of {len(measures)} measures |||||"

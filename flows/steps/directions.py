@@ -52,8 +52,10 @@ def solver_bytes(stacks: Sequence[Path], support: Path) -> int:
             components = max(components, file["weights"].shape[1])
         views, image = views + n, (ny, nx)
     stage = _STAGE_OF_COMPONENTS[components]
-    z, y, x = np.load(support, mmap_mode="r").shape
-    return stage_memory(stage, views // STAGES[stage].rows, image, (z, y, x))
+    mask = np.load(support)
+    z, y, x = mask.shape
+    inside = int(np.count_nonzero(mask))
+    return stage_memory(stage, views // STAGES[stage].rows, image, (z, y, x), inside)
 
 
 def solve_orientation(

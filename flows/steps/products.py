@@ -305,12 +305,13 @@ def make_result(
     files: Sequence[Path],  # noqa: ARG001 - part of the step's key
     settings: Mapping[str, str],  # noqa: ARG001 - part of the step's key
     provenance: Provenance,
+    doubts: Sequence[str] = (),
 ) -> None:
     """Gather the products. Writes `result.nxs` and `summary.json`, and `stacks.json`: where the
     projections lie that were fitted, for studies of the finished run."""
     work = out.parent
     write_json(out / STACKS, [os.path.relpath(path, work) for path in dict.fromkeys(parts.stacks)])
-    data = gather(parts, provenance)
+    data = replace(gather(parts, provenance), doubts=tuple(doubts))
     write_result(out / "result.nxs", data)
     write_summary(out / "summary.json", data.figures)
 
@@ -431,7 +432,10 @@ def _mountings(parts: Parts) -> dict[str, Mounting]:
             continue
         with np.load(folder / "motion.npz") as motion:
             found[name] = Mounting(
-                motion["rotation"], motion["shift"], float(motion["correlation"])
+                motion["rotation"],
+                motion["shift"],
+                float(motion["correlation"]),
+                float(motion["turned_deg"]),
             )
     return found
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from flows.steps.prepare import preview_indices
 from pipeline.align.assemble import (
@@ -27,6 +28,7 @@ from pipeline.align.consistency import align_series
 from pipeline.align.outline import saturated
 from pipeline.align.pairs import average_pair, register_pair
 from pipeline.align.register import register_volumes
+from pipeline.errors import GeometryError
 from pipeline.io.products import UNKNOWN_PIXEL_SIZE_M
 from pipeline.io.raw import (
     inspect_series,
@@ -121,24 +123,41 @@ def register(
     nominal: Sequence[Sequence[float]],
     settings: RegisterSettings,
     other_energy: bool = False,
+    name: str = "the mounting",
     progress: ProgressCallback = silent,
 ) -> None:
     """Rigid motion of one mounting's tomogram against the reference mounting's.
 
     Of the same mounting at another energy only the outlines agree, and nothing has turned.
 
-    Writes `motion.npz`: `rotation`, `shift`, `correlation`.
+    Writes `motion.npz`: `rotation`, `shift`, `correlation`, and `turned_deg`, how far the rotation
+    is from the nominal one.
+
+    Raises
+    ------
+    GeometryError : it is further from it than the settings allow.
     """
     fixed, moved = np.load(reference), np.load(moving)
     if other_energy:
         fixed, moved = saturated(fixed), saturated(moved)
         settings = settings.model_copy(update={"refine_rotation": False})
     found = register_volumes(fixed, moved, np.asarray(nominal), settings, progress)
+    off = Rotation.from_matrix(found.rotation @ np.asarray(nominal).T)
+    turned_deg = float(np.rad2deg(off.magnitude()))
+    if turned_deg > settings.largest_turn_deg:
+        raise GeometryError(
+            f"register: {name} was found {turned_deg:.1f} degrees from the rotation that the "
+            f"beamtime file gives it, expected within {settings.largest_turn_deg:g} "
+            "(register_tilts.largest_turn_deg); are rows (up, down), the sense of rotation and the "
+            "tilts right? Of a sample that looks alike from there, register_tilts.refine_rotation: "
+            "false keeps the given rotation"
+        )
     np.savez(
         out / "motion.npz",
         rotation=found.rotation,
         shift=found.shift,
         correlation=found.correlation,
+        turned_deg=turned_deg,
     )
 
 

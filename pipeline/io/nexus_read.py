@@ -46,7 +46,9 @@ def read_entry(entry: h5py.Group) -> ResultData:
         "residuals": lambda group: group["residual"][()],
         "alignment": _read_alignment,
         "mountings": lambda group: Mounting(
-            group["rotation"][()], group["shift_px"][()], float(group["correlation"][()])
+            group["rotation"][()],
+            group["shift_px"][()],
+            *(float(group[name][()]) for name in ("correlation", "turned_deg") if name in group),
         ),
         "angles": lambda group: AngleRefinement(
             *(group[name][()].reshape(-1, 3, 3) for name in ("given", "refined")),
@@ -60,6 +62,8 @@ def read_entry(entry: h5py.Group) -> ResultData:
             found[name] = {key: read(group) for key, group in entry[name].items()}
     if "figures" in entry:
         found["figures"] = read_figures(entry["figures"])
+    if "doubts" in entry:
+        found["doubts"] = tuple(str(line) for line in entry["doubts"].asstr()[()])
     found["products"] = read_products(entry)
     sample = entry["sample/name"].asstr()[()]
     return ResultData(sample=sample, pixel_size_m=float(entry["pixel_size"][()]), **found)
@@ -69,6 +73,12 @@ def _optional(group: h5py.Group, name: str) -> NDArray[Any] | None:
     return group[name][()] if name in group else None
 
 
+def _stated(group: h5py.Group, name: str) -> NDArray[np.float32] | None:
+    """An uncertainty, zero where the file states none."""
+    values = _optional(group, name)
+    return None if values is None else np.nan_to_num(values, nan=0.0)
+
+
 def _read_orientation(group: h5py.Group) -> OrientationMap:
     return OrientationMap(
         tensor=group["tensor"][()],
@@ -76,8 +86,8 @@ def _read_orientation(group: h5py.Group) -> OrientationMap:
         magnitude=group["magnitude"][()],
         uniaxiality=group["uniaxiality"][()],
         support=group["support"][()].astype(bool),
-        uncertainty_deg=_optional(group, "uncertainty_deg"),
-        magnitude_error=_optional(group, "magnitude_error"),
+        uncertainty_deg=_stated(group, "uncertainty_deg"),
+        magnitude_error=_stated(group, "magnitude_error"),
     )
 
 

@@ -16,7 +16,7 @@ from pipeline.io.nexus import (
     write_value,
 )
 from pipeline.io.product_nexus import write_products
-from pipeline.io.products import GRAIN_UNITS, ResultData
+from pipeline.io.products import GRAIN_UNITS, ResultData, stated
 from pipeline.preprocess.quality import MEASURES
 from pipeline.tomography.geometry import euler_angles_deg
 from schemas.provenance import Provenance
@@ -34,6 +34,8 @@ def write_entry(entry: h5py.Group, data: ResultData) -> None:
     _write_previews(entry, data)
     write_products(entry, data.products)
     write_figures(entry, data.figures)
+    if data.doubts:
+        entry.create_dataset("doubts", data=list(data.doubts), dtype=h5py.string_dtype())
     if data.provenance is not None:
         _write_provenance(entry, data.provenance)
 
@@ -45,8 +47,12 @@ def _write_orientation(entry: h5py.Group, data: ResultData) -> None:
         "tensor": (maps.tensor, "rad/voxel", "dichroic tensor"),
         "axis": (maps.axis, "", "crystal axis (sign-free)"),
         "magnitude": (maps.magnitude, "rad/voxel", "dichroic contrast"),
-        "magnitude_error": (maps.magnitude_error, "rad/voxel", "error of the dichroic contrast"),
-        "uncertainty_deg": (maps.uncertainty_deg, "degree", "uncertainty of the axis"),
+        "magnitude_error": (
+            stated(maps.magnitude_error),
+            "rad/voxel",
+            "error of the dichroic contrast",
+        ),
+        "uncertainty_deg": (stated(maps.uncertainty_deg), "degree", "uncertainty of the axis"),
         "uniaxiality": (maps.uniaxiality, "", "uniaxiality"),
         "support": (maps.support, "", "support"),
     }
@@ -164,6 +170,7 @@ def _write_alignment(entry: h5py.Group, data: ResultData) -> None:
             write_value(group, "rotation", mounting.rotation, "")
             write_value(group, "shift_px", mounting.shift_px, "voxel")
             write_value(group, "correlation", mounting.correlation, "")
+            write_value(group, "turned_deg", mounting.turned_deg, "degree")
     if data.angles:
         parent = write_group(entry, "angles", "NXcollection")
         for name, found in data.angles.items():

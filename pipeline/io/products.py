@@ -38,6 +38,11 @@ FAINT = 0.25
 """Part of the typical dichroic contrast below which a voxel shows no axis."""
 
 
+def stated(uncertainty: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+    """An uncertainty as files hold it: not a number where none was asked for, instead of none."""
+    return None if uncertainty is None else np.where(uncertainty == 0.0, np.nan, uncertainty)
+
+
 @dataclass(frozen=True)
 class OrientationMap:
     """Crystal axis in the sample frame; an axis has no sign, `a` is the same as `-a`.
@@ -264,11 +269,13 @@ class Mounting:
     rotation : (3, 3) float64, as `pipeline.align.register.RigidMotion.rotation`.
     shift_px : (3,) float64 [voxel], as `RigidMotion.shift`.
     correlation : float, of the registered volumes.
+    turned_deg : float, how far the rotation is from the nominal one [degree].
     """
 
     rotation: NDArray[np.float64]
     shift_px: NDArray[np.float64]
     correlation: float
+    turned_deg: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -337,4 +344,6 @@ class ResultData:
     """Of the analyses, by name."""
     figures: Mapping[str, Figure] = field(default_factory=dict)
     """Numbers to quote; the same as in `summary.json`."""
+    doubts: tuple[str, ...] = ()
+    """Measures of the run beyond the limits of its recipe, a line each, the worst first."""
     provenance: Provenance | None = None

@@ -10,7 +10,7 @@ itself from random starts, is kept as `method: random-starts`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -180,6 +180,8 @@ def reconstruct_orientation(
         progress=progress,
     )
     packed = pack(smooth.solution.field, support)
+    # All that is needed of it: a field of every component is a tenth of the memory.
+    smooth = replace(smooth, solution=replace(smooth.solution, field=np.zeros((6, 0, 0, 0), "f4")))
     sign = dichroism_sign(packed)
     principal = principal_axes(packed, sign)
     residuals, stopped = smooth.solution.residuals, smooth.solution.stopped

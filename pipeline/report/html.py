@@ -118,7 +118,7 @@ def render_report(data: ResultData, score: Mapping[str, Mapping[str, Any]] | Non
         f"<style>{STYLE}</style></head><body>"
         f"<header><h1>{escape(data.sample)}</h1>"
         f'<p class="sub">Dichroic tomography{": " + made if made else ""}</p>'
-        f"{_tiles(_headlines({**errors, **quoted}))}<nav>{links}</nav></header>"
+        f"{_tiles(_headlines({**errors, **quoted}))}{_doubts(data)}<nav>{links}</nav></header>"
         f"<main>{body}</main>"
         f"<footer>Made by dichrotomo {escape(version)}. The numbers and volumes are in "
         "<code>result.nxs</code> beside this page.</footer></body></html>"
@@ -135,6 +135,14 @@ def _headlines(known: Mapping[str, Figure], most: int = 10) -> dict[str, Figure]
             if (name == wanted or (beginning and not secondary)) and math.isfinite(figure.value):
                 chosen.setdefault(name, figure)
     return dict(list(chosen.items())[:most])
+
+
+def _doubts(data: ResultData) -> str:
+    """What went beyond the limits, where nobody can miss it."""
+    if not data.doubts:
+        return ""
+    lines = "".join(f"<li>{escape(line)}</li>" for line in data.doubts)
+    return f'<div class="doubts"><b>Look at this first</b><ul>{lines}</ul></div>'
 
 
 def _tiles(chosen: Mapping[str, Figure]) -> str:

@@ -383,12 +383,14 @@ def alignment(data: ResultData) -> str:
             [
                 escape(name),
                 f"{mounting.correlation:.4f}",
+                f"{mounting.turned_deg:.2f}",
                 ", ".join(f"{value:+.2f}" for value in mounting.shift_px),
             ]
             for name, mounting in data.mountings.items()
         ]
         parts.append("<h3>Mountings in the sample frame</h3>")
-        parts.append(table(["mounting", "correlation", "shift x, y, z [voxel]"], rows))
+        header = ["mounting", "correlation", "from nominal [degree]", "shift x, y, z [voxel]"]
+        parts.append(table(header, rows))
     return "".join(parts)
 
 

@@ -62,6 +62,9 @@ margin-top:.9rem;align-items:start}
 @media(max-width:700px){#slices .below{grid-template-columns:1fr}#slices canvas.key{display:none}}
 @media print{#viewer{display:none}}
 .note{border-left:3px solid #e69f00;padding-left:10px}
+.doubts{border:1px solid #e69f00;border-left-width:5px;border-radius:8px;padding:10px 16px;
+margin:1.2rem 0 0}
+.doubts ul{margin:.3rem 0 0;padding-left:1.2rem}
 a.get{color:var(--accent)}
 details{margin:.5rem 0;border:1px solid var(--line);border-radius:8px;padding:8px 14px}
 summary{cursor:pointer;font-weight:600}

@@ -94,13 +94,20 @@ class FourierSlices:
             part = slice(int(chosen[0]), int(chosen[-1]) + 1)
             stack[part] = images[:, y0 : y0 + ny, x0 : x0 + nx]
 
-    def add_adjoint(self, stack: Any, field: Any, kernels: Kernels = CPU) -> None:
-        """Add the back projection of `stack` (n, ny, nx) to `field` (c, z, y, x)."""
+    def back_project(
+        self,
+        stack: Any,
+        kernels: Kernels = CPU,
+        *,
+        overwrite: bool = False,  # noqa: ARG002 - its batches are copies in any case
+    ) -> Any:
+        """What `add` adds of `stack` (n, ny, nx): (c, z, y, x)."""
         xp = kernels.xp
         fft = fft_module(xp)
         ny, nx = self.image_shape
         y0, x0 = self._corner
         rank = self.components.shape[1]
+        field = xp.zeros((len(self.components), *self.volume_shape), np.float32)
         # The real transform holds half of the plane: its other half counts as the conjugate.
         double = np.full(self._half[1], 2.0, np.float32)
         double[0] = 1.0
@@ -118,6 +125,12 @@ class FourierSlices:
             plan = self._planned(1, rank, chosen, xp)
             summed = plan.execute(parts if rank > 1 else parts[0]).reshape(rank, *self.volume_shape)
             field += xp.tensordot(xp.asarray(self.components), summed.real, axes=1)
+        return field
+
+    @staticmethod
+    def add(back: Any, field: Any, *_: Any) -> Any:
+        """Add what `back_project` made to `field` (c, z, y, x), where there is one."""
+        return back if field is None else field + back
 
     @property
     def _corner(self) -> tuple[int, int]:

@@ -245,8 +245,10 @@ class Projector:
             stack *= xp.asarray(self.valid)
         return stack
 
-    def adjoint(self, stack: Any) -> Any:
+    def adjoint(self, stack: Any, *, overwrite: bool = False) -> Any:
         """Back project a stack (n, ny, nx) float32: (c, z, y, x) float32, where `stack` lies.
+
+        A stack that may be overwritten serves as scratch: nothing is copied.
 
         Raises
         ------
@@ -259,13 +261,16 @@ class Projector:
         stack = _checked(stack, self.stack_shape, "adjoint", self.field_shape)
         kernels = kernels_of(stack)
         xp = kernels.xp
-        field = xp.zeros(self.field_shape, np.float32)
         if self.scheme in ("series", "fourier"):
+            field: Any = None
             for series in self._series:
-                series.add_adjoint(stack, field, kernels)
+                back = series.back_project(stack, kernels, overwrite=overwrite)
+                # The field is made here and not before: what that needed for itself is free now.
+                field = series.add(back, field, self.volume_shape, kernels)
             if self.support is not None:
                 field *= xp.asarray(self.support)
         else:
+            field = xp.zeros(self.field_shape, np.float32)
             kernels.gather(stack, *self._rays(), self.support, field)
         return field
 
@@ -285,7 +290,7 @@ class Projector:
         stack = self.forward(field)
         if pixel_weights is not None:
             stack *= pixel_weights
-        return self.adjoint(stack)
+        return self.adjoint(stack, overwrite=True)
 
     def _rays(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]]:
         """Sub-voxels, rows x and y of the rotations, weights: what voxels are shared by."""

@@ -152,8 +152,8 @@ class Series:
         kernels.sharpen(images, *self.sharpening, sharp)
         stack[xp.asarray(self.indices), self._rows] = kernels.transposed(sharp[None])[0]
 
-    def add_adjoint(self, stack: Any, field: Any, kernels: Kernels = CPU) -> None:
-        """Add the back projection of its part of `stack` (n, ny, nx) to `field` (c, z, y, x)."""
+    def back_project(self, stack: Any, kernels: Kernels = CPU, *, overwrite: bool = False) -> Any:
+        """What `add` adds of its part of `stack` (n, ny, nx), which it may use as scratch."""
         xp = kernels.xp
         r, z, y, x = self._turned_shape
         # Rows that the detector does not see are zero.
@@ -163,10 +163,24 @@ class Series:
             turned = xp.zeros((r, z, y, x), np.float32)
         if self.spectra is not None and isinstance(kernels, CpuKernels):
             volume = self._lines_last(turned)
-            self.spectra.back_project(stack, self._rows.start, self._cut, volume, kernels)
+            rows = self._rows.start, self._cut
+            self.spectra.back_project(stack, *rows, volume, kernels, overwrite=overwrite)
         else:
             self._back_project_footprints(stack, turned, kernels)
-        self._add_turned(turned, field, kernels)
+        return self._turned_back(turned, kernels)
+
+    def add(
+        self, back: Any, field: Any, volume_shape: tuple[int, int, int], kernels: Kernels = CPU
+    ) -> Any:
+        """Add what `back_project` made to `field` (c, z, y, x), or to zeros where that is None."""
+        if field is None:
+            field = kernels.xp.zeros((len(self.components), *volume_shape), np.float32)
+        part = self._boxed(field)
+        total = kernels.xp.ascontiguousarray(part)
+        kernels.add_spread(_flat(back), self.components, _flat(total))
+        if part.shape != field.shape:
+            part[...] = total
+        return field
 
     def _back_project_footprints(self, stack: Any, turned: Any, kernels: Kernels) -> None:
         """Overwrite the rows of `turned` (r, z', y', x') that the detector sees."""
@@ -227,11 +241,10 @@ class Series:
         kernels.combine(_flat(field), self.components, _flat(mixed))
         return mixed
 
-    def _add_turned(self, turned: Any, field: Any, kernels: Kernels) -> None:
-        """Adjoint of `_turned`, added to `field`."""
+    def _turned_back(self, turned: Any, kernels: Kernels) -> Any:
+        """Adjoint of the turns of `_turned`: (r, z, y, x) of the box."""
         xp, r = kernels.xp, len(turned)
-        part = self._boxed(field)
-        z, y, x = part.shape[1:]
+        z, y, x = (part.stop - part.start for part in self.box)
         if not self.about_x.nothing:
             if self.about_z.nothing:
                 back = xp.empty((r, z, y, x), np.float32)
@@ -245,10 +258,7 @@ class Series:
             there = back.transpose(0, 2, 3, 1)
             self.about_z.adjoint(turned.transpose(0, 2, 3, 1), there, kernels)
             turned = back
-        total = xp.ascontiguousarray(part)
-        kernels.add_spread(_flat(turned), self.components, _flat(total))
-        if part.shape != field.shape:
-            part[...] = total
+        return turned
 
     def _lines_last(self, turned: Any) -> Any:
         """(r, z', y', x') as the slices' axes follow in `_slices`, with y' between them."""

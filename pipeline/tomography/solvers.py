@@ -154,14 +154,14 @@ class LocalLeastSquares:
             residual = self._projector.forward(xp.asarray(field))
             if xp is np and self._weights is None:
                 square = float(np.sum(subtract(residual, self._data)))
-                return self._projector.adjoint(residual), square
+                return self._projector.adjoint(residual, overwrite=True), square
             residual -= self._data
             weighted = residual if self._weights is None else residual * self._weights
             if xp is np:
                 square = inner(residual, weighted)
             else:
                 square = float(xp.sum(residual * weighted, dtype=np.float64))
-            return to_host(self._projector.adjoint(weighted)), square
+            return to_host(self._projector.adjoint(weighted, overwrite=True)), square
 
     def normal(self, field: Field) -> Field:
         """`A^T W A x`."""
@@ -169,7 +169,7 @@ class LocalLeastSquares:
             stack = self._projector.forward(self._xp.asarray(field))
             if self._weights is not None:
                 stack *= self._weights
-            return to_host(self._projector.adjoint(stack))
+            return to_host(self._projector.adjoint(stack, overwrite=True))
 
     @contextmanager
     def _named_device(self) -> Iterator[None]:

@@ -165,17 +165,25 @@ class SliceSpectra:
             kernels.filter_rows(stack, self.indices, first, end + there, self.blur)
 
     def back_project(
-        self, stack: Any, first: int, rows: Range, volume: Any, kernels: CpuKernels
+        self,
+        stack: Any,
+        first: int,
+        rows: Range,
+        volume: Any,
+        kernels: CpuKernels,
+        *,
+        overwrite: bool = False,
     ) -> None:
         """Adjoint of `project`: overwrite what can be filled of the slices `rows` of `volume`.
 
-        Arguments as there.
+        Arguments as there; the images are scratch if they may be overwritten.
         """
         low, end = rows[0], rows[1] + 1
         there, indices = first - low, self.indices
         if self.blur:
-            stack = stack[indices]
-            indices = np.arange(len(indices))
+            if not overwrite:
+                stack = stack[indices]
+                indices = np.arange(len(indices))
             kernels.filter_rows(stack, indices, first, end + there, self.blur)
         grids = self._scratch(end - low)
         width = 2 * grids.shape[3]

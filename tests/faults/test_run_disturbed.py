@@ -126,6 +126,11 @@ def test_a_solver_needs_what_its_stage_needs(
     np.save(support, np.ones((6, 5, 6), bool))
     needed = stage_memory(stage, 2 * n // rows, (5, 6), (6, 5, 6))
     assert solver_bytes(stacks, support) == needed
+    small = np.zeros((6, 5, 6), bool)
+    small[2:4, 2, 3] = True
+    np.save(support, small)
+    less = stage_memory(stage, 2 * n // rows, (5, 6), (6, 5, 6), inside=2)
+    assert solver_bytes(stacks, support) == less < needed
 
 
 def copy_slowly(out: Path, source: Path) -> None:

@@ -13,7 +13,7 @@ import h5py
 import pytest
 import yaml
 
-from pipeline.errors import InputError, ResourceError
+from pipeline.errors import GeometryError, InputError, ResourceError
 from pipeline.io.stacks import load_phase
 
 pytestmark = pytest.mark.slow
@@ -119,6 +119,22 @@ def test_bad_frames_end_the_run_with_one_line(
     expected = "frame 4 of series 'tilt3_lh' holds 1 non-finite values"
     with pytest.raises(InputError, match=expected):
         run_here(folder / "beamtime.yaml", tmp_path / "out", quick_recipe)
+    assert not (tmp_path / "out/result.nxs").exists()
+
+
+def test_rows_that_run_the_other_way_are_refused_not_mirrored(
+    tiny: Path, quick_recipe: Path, tmp_path: Path, prefect_api: str
+) -> None:
+    content = yaml.safe_load(tiny.read_text())
+    for series in content["series"]:
+        series["rows"] = "down"
+        series["files"] = [str(tiny.parent / name) for name in series["files"]]
+        if series.get("angles_file"):
+            series["angles_file"] = str(tiny.parent / series["angles_file"])
+    beamtime = tmp_path / "beamtime.yaml"
+    beamtime.write_text(yaml.safe_dump(content))
+    with pytest.raises(GeometryError, match=r"register: .* are rows \(up, down\), the sense"):
+        run_here(beamtime, tmp_path / "out", quick_recipe)
     assert not (tmp_path / "out/result.nxs").exists()
 
 

@@ -170,6 +170,11 @@ def test_the_quality_table_puts_the_worst_first_and_alike_together() -> None:
     assert "| bad | shift | 30 % | 5 | 20 | t |" in lines[0]
     assert "| look at it | gap | 11 ° | 5 | 20 | s0, s1 and 4 more |" in lines[1]
     assert "| good | 1 of 8 measures" in lines[2]
+    assert quality.doubts(measures) == [
+        "shift: 30 % (t), bad: amber from 5, red from 20",
+        "gap: 11 ° (s0, s1 and 4 more), look at it: amber from 5, red from 20",
+    ]
+    assert quality.doubts(measures[-1:]) == []
     assert quality.worst([]) == "green"
 
 

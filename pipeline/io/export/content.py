@@ -15,6 +15,7 @@ from pipeline.io.products import (
     ResultData,
     SeriesAlignment,
     SeriesQuality,
+    stated,
 )
 from pipeline.preprocess.quality import MEASURES
 
@@ -37,8 +38,8 @@ def result_maps(data: ResultData) -> MapGroups:
         add("orientation", "axis", axes.axis, "", "axis")
         add("orientation", "magnitude", axes.magnitude, "rad/voxel", "scalar")
         add("orientation", "uniaxiality", axes.uniaxiality, "", "scalar")
-        add("orientation", "magnitude_error", axes.magnitude_error, "rad/voxel", "scalar")
-        add("orientation", "uncertainty_deg", axes.uncertainty_deg, "degree", "scalar")
+        add("orientation", "magnitude_error", stated(axes.magnitude_error), "rad/voxel", "scalar")
+        add("orientation", "uncertainty_deg", stated(axes.uncertainty_deg), "degree", "scalar")
         add("orientation", "support", axes.support, "", "label")
     if (moment := data.magnetisation) is not None:
         add("magnetisation", "vector", moment.vector, moment.unit, "vector")

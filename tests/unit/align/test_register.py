@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from flows.steps import stages
 from pipeline.align.register import register_volumes
 from pipeline.errors import GeometryError
 from pipeline.tomography.geometry import rotation_y, rotation_z
@@ -86,3 +89,29 @@ def test_nonsense_is_refused():
     noise = np.random.default_rng(2).normal(size=REFERENCE.shape).astype(np.float32)
     with pytest.raises(GeometryError, match="the tomograms do not match"):
         register_volumes(REFERENCE, noise, np.eye(3))
+
+
+@pytest.mark.parametrize(("off_deg", "refused"), [(3.0, False), (7.0, True)])
+def test_a_mounting_far_from_its_nominal_rotation_is_refused(
+    tmp_path: Path, off_deg: float, refused: bool
+) -> None:
+    moving = tomogram(wrong_by(off_deg, [1.0, -2.0, 0.5]), np.zeros(3))
+    for name, volume in (("reference", REFERENCE), ("moving", moving)):
+        np.save(tmp_path / f"{name}.npy", volume)
+    arguments = (
+        tmp_path,
+        tmp_path / "reference.npy",
+        tmp_path / "moving.npy",
+        NOMINAL.tolist(),
+        RegisterSettings(largest_turn_deg=5.0),
+    )
+    if refused:
+        with pytest.raises(
+            GeometryError, match=r"register: tilt2 was found 7\.0 degrees .* expected within 5"
+        ):
+            stages.register(*arguments, name="tilt2")
+        assert not (tmp_path / "motion.npz").exists()
+    else:
+        stages.register(*arguments, name="tilt2")
+        with np.load(tmp_path / "motion.npz") as found:
+            assert found["turned_deg"] == pytest.approx(off_deg, abs=0.06)

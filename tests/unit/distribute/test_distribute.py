@@ -24,6 +24,7 @@ from pipeline.distribute import (
     partial_product,
     split_projections,
 )
+from pipeline.distribute_shards import pick
 from pipeline.distribute_worker import _cache, write_shard
 from pipeline.errors import InputError, ResourceError
 from pipeline.stacks import DifferencedStack
@@ -227,3 +228,13 @@ def test_the_smallest_worker_decides_what_fits(client: Client) -> None:
     smallest = min(info["memory_limit"] for info in limits)
     assert fits_a_worker(client, int(0.5 * smallest))
     assert not fits_a_worker(client, smallest)
+
+
+def test_a_mounting_of_a_stack_is_not_copied(stack: DifferencedStack) -> None:
+    for indices in split_projections(stack.rotations):
+        part = pick(stack.data, indices)
+        assert np.shares_memory(part, stack.data)
+        np.testing.assert_array_equal(part, stack.data[indices])
+    apart = pick(stack.data, np.array([0, 2, 3]))
+    assert not np.shares_memory(apart, stack.data)
+    np.testing.assert_array_equal(apart, stack.data[[0, 2, 3]])

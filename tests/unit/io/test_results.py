@@ -120,7 +120,8 @@ def _full(rng: np.random.Generator) -> ResultData:
                 ("",),
             ),
         },
-        mountings={"tilt1": Mounting(np.eye(3), np.zeros(3), 1.0)},
+        mountings={"tilt1": Mounting(np.eye(3), np.zeros(3), 1.0, 2.5)},
+        doubts=("agreement: 0.84 (tilt3), look at it",),
         angles={
             "tilt1": AngleRefinement(
                 np.eye(3)[None], np.eye(3)[None], np.ones((1, 3)), np.full((1, 3), 0.1)
@@ -151,6 +152,20 @@ def _same(a: object, b: object) -> bool:
 def test_reads_back_what_was_written(tmp_path):
     data = _full(np.random.default_rng(0))
     write_result(tmp_path / "result.nxs", data)
+    assert _same(data, read_result(tmp_path / "result.nxs"))
+
+
+def test_no_uncertainty_is_not_a_number_in_the_file(tmp_path):
+    data = _full(np.random.default_rng(0))
+    uncertainty = np.array(data.orientation.uncertainty_deg)
+    uncertainty[0] = 0.0
+    orientation = dataclasses.replace(data.orientation, uncertainty_deg=uncertainty)
+    data = dataclasses.replace(data, orientation=orientation)
+    write_result(tmp_path / "result.nxs", data)
+    with h5py.File(tmp_path / "result.nxs") as file:
+        stored = file["entry/orientation/uncertainty_deg"][()]
+    assert np.isnan(stored[0]).all()
+    assert np.isfinite(stored[1:]).all()
     assert _same(data, read_result(tmp_path / "result.nxs"))
 
 

@@ -138,6 +138,7 @@ def _orientation_result() -> ResultData:
             )
         },
         mountings={"tilt1": Mounting(np.eye(3), np.zeros(3), 0.99)},
+        doubts=("agreement: 0.84 (tilt3, a < b)",),
         residuals={"orientation": np.array([1.0, 0.5, 0.25])},
         quality={"tilt1_lh": _quality()},
         previews={"tilt1_lh": SeriesPreview(image, image, np.array([0.0, 90.0]), PIXEL)},
@@ -248,6 +249,12 @@ def test_the_rotation_axis_and_projections_left_out_are_told(page_text):
     assert "Update of every projection in every round" in [alt for _, alt in page.images]
     for words in ("-0.125", "not determined", "no: more rounds", "3.0°"):
         assert words in page.text
+
+
+def test_what_is_doubtful_stands_above_everything_else(page_text):
+    at = page_text.index("agreement: 0.84 (tilt3, a &lt; b)")
+    assert at < page_text.index("<nav>") < page_text.index("<main>")
+    assert "Look at this first" not in render_report(ResultData("sample", 3e-8))
 
 
 def test_names_are_escaped_and_settings_are_shown(page_text):

@@ -5,10 +5,10 @@ import pytest
 
 from pipeline.errors import GeometryError
 from pipeline.tomography import projector
-from pipeline.tomography.contrast import scalar_weights
+from pipeline.tomography.contrast import linear_difference_weights, scalar_weights
 from pipeline.tomography.geometry import rotation_z, series_rotations
 from pipeline.tomography.kernels.twins import CPU
-from pipeline.tomography.projector import Projector, Scheme, fastest_scheme
+from pipeline.tomography.projector import Projector, Scheme, Slices, fastest_scheme
 from pipeline.tomography.series import Series
 
 SCHEMES = ("series", "general", "four-subvoxel")
@@ -227,3 +227,21 @@ def test_only_the_box_around_the_support_is_turned() -> None:
         expected
     ) * np.linalg.norm(y)
     assert not back[:, ~support].any()
+
+
+@pytest.mark.parametrize("slices", ["footprints", "spectra"])
+@pytest.mark.parametrize("scheme", ["series", "fourier", "general"])
+def test_only_a_stack_that_may_be_overwritten_is(scheme: Scheme, slices: Slices) -> None:
+    rotations = series_rotations(np.arange(0.0, 180.0, 20.0), 30.0)
+    projector = Projector(
+        (16, 16, 16), (20, 20), rotations, linear_difference_weights(rotations), scheme,
+        point_spread_px=0.4, slices=slices,
+    )  # fmt: skip
+    stack = np.random.default_rng(3).standard_normal(projector.stack_shape, np.float32)
+    kept = stack.copy()
+    expected = projector.adjoint(stack)
+    np.testing.assert_array_equal(stack, kept)
+    # Only finufft adds up in the order of its threads.
+    rounding = 1e-5 * np.abs(expected).max() if scheme == "fourier" else 0.0
+    found = projector.adjoint(stack, overwrite=True)
+    np.testing.assert_allclose(found, expected, rtol=0.0, atol=rounding)
