@@ -28,6 +28,7 @@ from flows.steps.refine import align_jointly, refine_rotations
 from flows.steps.robustness import study_of
 from flows.steps.scalar import make_support, solve_energy, solve_scalar
 from flows.steps.workspace import StepResult, Unkeyed
+from pipeline.errors import ConvergenceError
 from pipeline.io.products import UNKNOWN_PIXEL_SIZE_M
 from schemas.series import Series
 
@@ -69,7 +70,13 @@ def align(run: Run, group: Group, prepared: Sequence[StepResult]) -> StepResult:
     if group.by_view:
         arguments["polarisations"] = views.polarisations_of(group.members)
     function = views.align if group.by_view else stages.align
-    return run.step(f"align-{group.name}", function, arguments, log=get_run_logger().info)
+    try:
+        return run.step(f"align-{group.name}", function, arguments, log=get_run_logger().info)
+    except ConvergenceError as error:
+        raise ConvergenceError(
+            f"{group.name}: {error}; is the sample in every frame, and is matter negative in its "
+            "phase (conjugate)?"
+        ) from error
 
 
 @task(name="register", task_run_name="register {group.name}", **OPTIONS)

@@ -47,7 +47,8 @@ class SeriesPlan:
     pixel_size_m, energy_ev : of the beamtime file or the files; None where neither says.
     angle_min_deg, angle_max_deg : range of the rotation [degree].
     largest_gap_deg : between neighbouring angles, half a turn taken as the same view [degree].
-    bad_frames : indices of frames with values that are not finite; None if not looked at.
+    bad_frames : indices of frames with values that are not finite, or with nothing but zeros; None
+        if not looked at.
     """
 
     name: str
@@ -233,8 +234,8 @@ def check_pixel_sizes(
 def _bad_frames_line(series: Series, bad: Sequence[int]) -> str:
     shown = ", ".join(str(index) for index in bad[:8]) + (", ..." if len(bad) > 8 else "")
     return (
-        f"series '{series.name}': {len(bad)} frames hold values that are not finite: {shown}; "
-        "leave them out with exclude"
+        f"series '{series.name}': {len(bad)} frames hold values that are not finite, or nothing "
+        f"but zeros: {shown}; leave them out with exclude"
     )
 
 
@@ -262,7 +263,7 @@ def _bad_frames(series: Series, info: SeriesInfo) -> list[int]:
     bad, index = [], 0
     for path in info.files:
         for frame in reader.frames(path, series.dataset):
-            if index in kept and not_finite_inside(frame, series).any():
+            if index in kept and (not_finite_inside(frame, series).any() or not np.any(frame)):
                 bad.append(index)
             index += 1
     return bad

@@ -114,7 +114,8 @@ def grain_table(
     `sphericity_36pi` its cube. `semi_axes_m` are those of the ellipsoid of the same second
     moments, the longest first, and `long_axis` is its direction; `elongation` is the first over the
     second, `flatness` the second over the third. `axis` is the mean away from other grains,
-    `axis_sigma_deg` its uncertainty, and `spread_deg` the rms angle of the voxels to it.
+    `axis_sigma_deg` its uncertainty, and `spread_deg` the rms angle to it of the voxels away from
+    other grains, where the resolution mixes no axes.
     `centroid_m` is x, y, z from the origin of the sample.
     """
     n = int(label.max(initial=0))
@@ -123,7 +124,8 @@ def grain_table(
     scatter = grain_scatter(label, axis)
     mean = scatter.axis[1:]
     electrons = np.zeros((1, 1, 1), np.float32) if electron_density is None else electron_density
-    moments = _moments(label, np.ascontiguousarray(axis), scatter.axis, electrons, n)[1:]
+    axes = np.ascontiguousarray(axis)
+    moments = _moments(label, scatter.core, axes, scatter.axis, electrons, n)[1:]
     counts = moments[:, 0]
     safe = np.maximum(counts, 1.0)
     middle = moments[:, 1:4] / safe[:, None]
@@ -147,7 +149,7 @@ def grain_table(
         "neighbours": np.bincount(pairs.ravel(), minlength=n + 1)[1:].astype(np.int64),
         "axis": mean.copy(),
         "axis_sigma_deg": np.degrees(scatter.mean_sigma[1:]),
-        "spread_deg": np.degrees(np.sqrt(moments[:, 10] / safe)),
+        "spread_deg": np.degrees(np.sqrt(moments[:, 10] / np.maximum(moments[:, 12], 1.0))),
         "centroid_m": (middle - origin) * pixel_size_m,
     }
     if electron_density is not None:
@@ -172,9 +174,10 @@ def _ellipsoids(
 
 
 @numba.njit(cache=True, nogil=True)
-def _moments(label, axis, mean, electrons, n):  # type: ignore[no-untyped-def]
-    """Sums over each grain: 1, x, y, z, xx, yy, zz, yz, xz, xy, squared angle, density."""
-    sums = np.zeros((n + 1, 12))
+def _moments(label, core, axis, mean, electrons, n):  # type: ignore[no-untyped-def]
+    """Sums over each grain: 1, x, y, z, xx, yy, zz, yz, xz, xy, squared angle in its core, density,
+    voxels of the core."""
+    sums = np.zeros((n + 1, 13))
     dense = electrons.shape == label.shape
     for z in range(label.shape[0]):
         for y in range(label.shape[1]):
@@ -197,7 +200,9 @@ def _moments(label, axis, mean, electrons, n):  # type: ignore[no-untyped-def]
                 sums[own, 7] += y * z
                 sums[own, 8] += x * z
                 sums[own, 9] += x * y
-                sums[own, 10] += angle * angle
+                if core[z, y, x] == own:
+                    sums[own, 10] += angle * angle
+                    sums[own, 12] += 1.0
                 if dense:
                     sums[own, 11] += electrons[z, y, x]
     return sums

@@ -181,7 +181,10 @@ def _grains(maps: GrainMap) -> dict[str, Figure]:
         )
         middle, spread = _median(np.asarray(maps.table["spread_deg"], np.float64))
         figures["grain_spread"] = Figure(
-            middle, "degree", spread, "Median rms spread of the axis inside a grain; scatter."
+            middle,
+            "degree",
+            spread,
+            "Median rms spread of the axis in a grain, away from others; scatter.",
         )
     return figures
 

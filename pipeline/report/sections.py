@@ -83,6 +83,7 @@ def orientation(data: ResultData) -> str:
         # Zero stands for voxels whose uncertainty was not asked for.
         values = maps.uncertainty_deg[inside & (maps.uncertainty_deg > 0)]
         typical = float(np.median(values)) if values.size else 0.0
+        unjudged = 100.0 * (1.0 - values.size / max(1, int(np.count_nonzero(maps.support))))
         parts.append(
             picture(
                 figures.histogram(
@@ -93,7 +94,9 @@ def orientation(data: ResultData) -> str:
                 "Histogram of the uncertainty of the axis",
                 "Uncertainty (rms angle) of each voxel's axis, from a twin of the data that was "
                 "made of this result and reconstructed alike: noise, prior and resolution; and as "
-                "much larger as the magnitude scatters more than that twin says. "
+                "much larger as the magnitude scatters more than that twin says. It is too small "
+                "in the one or two voxels beside a grain boundary or the surface, which hold more "
+                f"than one axis, and is not stated for {unjudged:.0f} % of the support. "
                 + _bars(values, "uncertainty of the axis [degree]", "orientation-uncertainty"),
             )
         )

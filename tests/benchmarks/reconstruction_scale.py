@@ -198,9 +198,10 @@ def full_size(divide: int) -> FullSize:
     part = _part_product(stack, shape, max(1, total // strength.SEARCHED)) * total / count
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     field = 6 * int(np.prod(shape))
-    # The other shards' data, partial sums of a dozen shards, and the steps that were not done.
+    # The other shards' data, partial sums of a dozen shards, the steps that were not done, and the
+    # tensor with its axes, contrast and uniaxiality, which wait for the end.
     sums = int(np.ceil(np.log2(max(total // count, 1))))
-    kept = (PAIRS - MEASURED_PAIRS) * 2 * 3 * int(np.count_nonzero(support))
+    kept = ((PAIRS - MEASURED_PAIRS) * 2 * 3 + 6 + 5) * int(np.count_nonzero(support))
     missing = 4 * ((total - count) * int(np.prod(frame)) + sums * field + kept)
     return FullSize(total, shape, frame, product, part, tensor, rank_one, peak, missing)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -130,6 +132,18 @@ def test_check_reports_series_geometry_and_cost(tiny: Path) -> None:
     table = runner.invoke(app, ["check", str(tiny), "--no-scan"])
     assert "tilt1_lh" in table.stdout
     assert "Geometry, linear contrast, 96 projections" in table.stdout
+
+
+def test_check_names_a_frame_that_holds_nothing(tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "beamtime"
+    shutil.copytree(tiny.parent, folder)
+    frame = sorted((folder / "raw/tilt3_lh").iterdir())[4]
+    with h5py.File(frame, "a") as file:
+        file["reconstruction/object"][...] = 0.0
+    done = runner.invoke(app, ["check", str(folder / "beamtime.yaml")])
+    assert done.exit_code == 1
+    assert "series 'tilt3_lh': 1 frames hold" in done.stderr + done.stdout
+    assert "nothing but zeros: 4;" in done.stderr + done.stdout
 
 
 def test_a_geometry_is_judged_and_drawn_before_any_beam_is_spent(tmp_path: Path) -> None:

@@ -323,3 +323,14 @@ def test_axes_have_no_sign():
     a = np.array([[1.0, 0, 0], [1.0, 0, 0]])
     b = np.array([[-1.0, 0, 0], [0, 1.0, 0]])
     np.testing.assert_allclose(np.degrees(misorientation_rad(a, b, AXIS)), [0, 90], atol=1e-6)
+
+
+def test_what_resolution_mixes_beside_a_boundary_is_no_spread() -> None:
+    label = np.ones((12, 12, 12), np.int32)
+    label[:, :, 6:] = 2
+    axis = np.zeros((3, 12, 12, 12), np.float32)
+    axis[0, label == 1] = 1.0
+    axis[1, label == 2] = 1.0
+    axis[:, :, :, 5:7] = np.sqrt(np.float32(0.5)) * np.array([1, 1, 0])[:, None, None, None]
+    table = grain_table(label, axis, PIXEL)
+    np.testing.assert_allclose(table["spread_deg"], 0.0, atol=0.03)  # float32 arccos
