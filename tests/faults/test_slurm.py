@@ -110,6 +110,7 @@ def test_workers_leave_before_their_time_limit_and_their_work_moves_on(
 
 
 def test_what_slurm_refuses_is_said_at_once(slurm: ModuleType, tmp_path: Path) -> None:
+    wait_for(lambda: not slurm.jobs())  # Those of the test before are still being ended.
     nowhere = SETTINGS.model_copy(update={"partition": "nowhere"})
     with pytest.raises(ResourceError, match=r"Slurm refuses the job: .*invalid partition"):
         start_slurm(nowhere, tmp_path)
