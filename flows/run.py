@@ -20,6 +20,7 @@ from flows.display.progress import ProgressBoard
 from flows.layout import Layout
 from flows.steps.inputs import series_inputs
 from flows.steps.workspace import StepFunction, StepResult, Unkeyed, Workspace
+from pipeline.compiled import guard_kernels
 from pipeline.errors import ResourceError
 from pipeline.memory import keep_freed_memory
 from schemas.operation import Answer
@@ -213,6 +214,7 @@ def open_run(
     -----
     This process keeps the memory that it has used until it ends.
     """
+    guard_kernels()
     keep_freed_memory()
     with (
         patiently_locked(Workspace(out), patience_s) as workspace,

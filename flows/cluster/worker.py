@@ -10,8 +10,10 @@ import signal
 import threading
 
 from flows.cluster import steady_clock  # noqa: F401 - loading it is enough
+from pipeline.compiled import guard_kernels
 from pipeline.memory import keep_freed_memory
 
+guard_kernels()
 keep_freed_memory()
 
 if threading.current_thread() is threading.main_thread():
