@@ -39,7 +39,7 @@ FAINT = 0.25
 
 
 def stated(uncertainty: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
-    """An uncertainty as files hold it: not a number where none was asked for, instead of none."""
+    """An uncertainty (z, y, x) float32 as files hold it: NaN, not 0, where none was asked for."""
     return None if uncertainty is None else np.where(uncertainty == 0.0, np.nan, uncertainty)
 
 

@@ -10,7 +10,7 @@ itself from random starts, is kept as `method: random-starts`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -180,8 +180,7 @@ def reconstruct_orientation(
         progress=progress,
     )
     packed = pack(smooth.solution.field, support)
-    # All that is needed of it: a field of every component is a tenth of the memory.
-    smooth = replace(smooth, solution=replace(smooth.solution, field=np.zeros((6, 0, 0, 0), "f4")))
+    smooth = smooth.without_field()
     sign = dichroism_sign(packed)
     principal = principal_axes(packed, sign)
     residuals, stopped = smooth.solution.residuals, smooth.solution.stopped
