@@ -64,8 +64,8 @@ STAGES: Mapping[str, Needs] = {
     "orientation, joint polarisations": Needs(7, 4, 2, 4.0, 90.0, 48.0),
     "magnetisation": Needs(3, 2, 1, 3.0, 16.0, 62.0),
 }
-"""As `tests/benchmarks/memory.py` measures them at 160³, with a support that fills the volume and
-with a pillar's, and at 48³ with 2100 views, whose rows outweigh the volumes."""
+"""Measured by `tests/benchmarks/memory.py`, `--size paper`, the same with `--pillar`, and
+`--size views`."""
 
 
 @dataclass(frozen=True)

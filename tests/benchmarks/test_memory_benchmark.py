@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 
+import pytest
 
-def test_predicted_memory_is_what_a_process_takes(script, capsys):
+
+@pytest.mark.parametrize("support", [[], ["--pillar"]])
+def test_predicted_memory_is_what_a_process_takes(support, script, capsys):
     memory = script("memory")
-    rows = memory.main(["--size", "tiny", "--stages", "scalar", "--json"])
+    rows = memory.main(["--size", "tiny", "--stages", "scalar", "--json", *support])
     assert [row["measure"] for row in json.loads(capsys.readouterr().out)] == [
         "scalar, 24³, 24 views"
     ]
